@@ -1,0 +1,38 @@
+"""The front door: `lightning fit | validate | test | predict --config configs/<experiment>.yaml`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run one command.
+
+    Args:
+        args: words of the command line; those of the process when left out.
+
+    Returns:
+        The command line object, whose `trainer`, `model` and `datamodule` a caller may look at, when `args` is given.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    # A console script does not look for modules where it is called, and a user's own class lies there.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    if words[:1] == ["--version"]:
+        print(f"medprism {version('medprism')} (lightning {version('lightning')}, torch {version('torch')})")
+        return None
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from medprism.commands import run
+
+    done = run(words)
+    # A console script ends the process with what this returns.
+    return None if args is None else done
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The base of all datamodules: who is in which part, and fast batches; a subclass says what a sample is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import lightning as L
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medprism.cohort import UNKNOWN, Batch, Cohort
+from medprism.data.errors import DataError, report
+from medprism.data.samples import IntArray, Samples
+from medprism.data.splits import PARTS, Split, holdout, kfold, leave_group_out
+from medprism.distributed import world_size
+
+Reader = Callable[[Tensor], Mapping[str, Any]]
+"""Takes `(B,)` long positions in the cohort and returns the input fields of a `Batch`, stacked over the B samples."""
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """A `Reader` of arrays in memory: one index operation a batch.
+
+    Attributes:
+        arrays: batch field name to `(n, ...)` tensor over all samples of the cohort.
+    """
+
+    arrays: Mapping[str, Tensor]
+
+    def __call__(self, rows: Tensor) -> dict[str, Tensor]:
+        """The samples at `rows`."""
+        return {name: array[rows] for name, array in self.arrays.items()}
+
+
+class CohortDataset(Dataset[Batch]):
+    """Some samples of a cohort, served a whole batch at a time, so that nothing is left to collate.
+
+    Args:
+        samples: labels of the whole cohort.
+        rows: positions of this data set's samples in the cohort.
+        read: gives the input fields of those positions.
+    """
+
+    def __init__(self, samples: Samples, rows: IntArray, read: Reader) -> None:
+        self.samples = samples
+        self.rows = torch.from_numpy(rows)
+        self.read = read
+        self.target = torch.from_numpy(samples.target)
+        self.attributes = {name: torch.from_numpy(codes) for name, codes in samples.attributes.items()}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """The batch of `indices`; torch's loader calls this with all of them at once."""
+        rows = self.rows[torch.as_tensor(indices, dtype=torch.long)]
+        positions = rows.tolist()
+        batch = {
+            "id": [self.samples.id[row] for row in positions],
+            "subject": [self.samples.subject[row] for row in positions],
+            **self.read(rows),
+            "target": self.target[rows],
+            "attributes": {name: codes[rows] for name, codes in self.attributes.items()},
+        }
+        return cast(Batch, batch)
+
+
+class CohortDataModule(L.LightningDataModule, ABC):
+    """A cohort with its split; the one interface between data sets and everything else.
+
+    A subclass gives three things: `cohort` (what the data are), `samples` (the labels of every sample), and `reader`
+    (how to read the inputs). `cohort` must be known right after construction: methods are built from it.
+
+    Args:
+        batch_size: samples a batch, on each process.
+        num_workers: processes that read ahead; 0 is fastest for data in memory.
+        split: how subjects are divided: `kfold`, `holdout`, or `leave_group_out`.
+        folds: number of folds, for `kfold`.
+        fold: which fold is tested on, from 0, for `kfold`.
+        test_fraction: share of the subjects that is tested on, for `holdout`.
+        validation_fraction: share of the subjects outside the test part that is validated on.
+        stratify: attributes to balance over the parts, next to the target; `sex`, where there is one, when left out.
+        group: attribute whose classes `leave_group_out` divides by.
+        held_out: the class of `group` that is tested on, for `leave_group_out`.
+        split_seed: seed of the split.
+        split_file: a saved split to use instead of making one.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        split: Literal["kfold", "holdout", "leave_group_out"] = "kfold",
+        folds: int = 5,
+        fold: int = 0,
+        test_fraction: float = 0.2,
+        validation_fraction: float = 0.15,
+        stratify: list[str] | None = None,
+        group: str = "site",
+        held_out: str | None = None,
+        split_seed: int = 0,
+        split_file: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; take at least 1")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.split_kind = split
+        self.folds = folds
+        self.fold = fold
+        self.test_fraction = test_fraction
+        self.validation_fraction = validation_fraction
+        self.stratify = stratify
+        self.group = group
+        self.held_out = held_out
+        self.split_seed = split_seed
+        self.split_file = split_file
+        self.skipped: dict[str, int] = {}
+        """Why samples of the source are not in the cohort or the split, and how many."""
+        self._reported = False
+
+    @property
+    @abstractmethod
+    def cohort(self) -> Cohort:
+        """What the data are; known without `setup`."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> Samples:
+        """The labels of every sample of the cohort, in a fixed order."""
+
+    @abstractmethod
+    def reader(self, training: bool) -> Reader:
+        """How to read input fields; `training` asks for augmentation where there is any."""
+
+    @cached_property
+    def split(self) -> Split:
+        """Who is in which part."""
+        subjects = self.strata()
+        if self.split_file is not None:
+            split = Split.load(self.split_file, map(str, subjects.index))
+            outside = len(subjects) - sum(len(split.part(name)) for name in PARTS)
+            if outside:
+                self.skipped["subject not in the split file"] = outside
+            return split
+        if self.split_kind == "holdout":
+            return holdout(subjects, self.test_fraction, self.validation_fraction, self.split_seed)
+        if self.split_kind == "kfold":
+            return kfold(subjects, self.folds, self.fold, self.validation_fraction, self.split_seed)
+        groups = self.groups()
+        if self.held_out is None:
+            known = sorted({name for names in groups.values() for name in names})
+            raise DataError(f"split=leave_group_out needs held_out, one of the {self.group} classes {known}")
+        return leave_group_out(subjects, groups, self.held_out, self.validation_fraction, self.split_seed)
+
+    def strata(self) -> pd.DataFrame:
+        """Table with one row a subject and the codes to stratify by: the target, then attributes."""
+        names = self.stratify
+        if names is None:
+            names = [name for name in ("sex",) if name in self.samples.attributes]
+        unknown = [name for name in names if name not in self.samples.attributes]
+        if unknown:
+            raise DataError(f"cannot stratify by {unknown}: the attributes are {list(self.samples.attributes)}")
+        return self.samples.strata(names)
+
+    def groups(self) -> dict[str, set[str]]:
+        """For each subject the classes of `group` that its samples have."""
+        samples = self.samples
+        if self.group not in samples.attributes:
+            raise DataError(
+                f"cannot leave out a group of '{self.group}': the attributes are {list(samples.attributes)}"
+            )
+        classes = self.cohort.attribute(self.group).classes
+        found: dict[str, set[str]] = {subject: set() for subject in samples.subject}
+        for subject, code in zip(samples.subject, samples.attributes[self.group], strict=True):
+            if code != UNKNOWN:
+                found[subject].add(classes[code])
+        without = sum(not names for names in found.values())
+        if without:
+            report(f"{without} subjects have no known {self.group}: they stay among the training subjects")
+        return found
+
+    @cached_property
+    def _rows(self) -> dict[str, IntArray]:
+        return {name: self.samples.rows(self.split.part(name)) for name in PARTS}
+
+    def rows(self, part: str) -> IntArray:
+        """Positions in the cohort of the samples of `train`, `validation` or `test`."""
+        return self._rows[part]
+
+    def setup(self, stage: str) -> None:
+        """Make the split, read what is held in memory, and report once what is left out; called on every process."""
+        self.reader(training=False)
+        self.rows("train")
+        if self.skipped and not self._reported:
+            left_out = ", ".join(f"{reason}: {n}" for reason, n in self.skipped.items())
+            report(f"{self.cohort.name}: {len(self.samples)} samples; left out: {left_out}")
+            self._reported = True
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Samples, subjects, and samples of each target class in each part."""
+        target = self.cohort.target.classes
+        table = {}
+        for part in PARTS:
+            rows = self.rows(part)
+            table[part] = {"samples": len(rows), "subjects": len(self.split.part(part))}
+            values = self.samples.target[rows]
+            for code, name in enumerate(target):
+                members = values[:, code] > 0.5 if values.ndim == 2 else values == code
+                table[part][name] = int(members.sum())
+        return table
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training samples, shuffled; an incomplete last batch is left out unless it is the only one."""
+        each = -(-len(self.rows("train")) // world_size())
+        # A generator of its own: the order depends on the run's seed, not on how many numbers a model's start drew.
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        return self._loader("train", True, shuffle=True, drop_last=each > self.batch_size, generator=generator)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation samples in fixed order."""
+        return self._loader("validation", False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test samples in fixed order."""
+        return self._loader("test", False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test samples."""
+        return self.test_dataloader()
+
+    def reference_dataloader(self) -> DataLoader[Batch]:
+        """Training samples in fixed order, none left out, without augmentation; leakage probes learn from them."""
+        return self._loader("train", False)
+
+    def _loader(self, part: str, training: bool, **options: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            CohortDataset(self.samples, self.rows(part), self.reader(training)),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_it_is,
+            **options,
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,35 @@
+"""What every encoder of an input field is: a module from the input to tokens and a pooled embedding."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of B inputs.
+
+    Attributes:
+        tokens: `(B, N, d)` embeddings of the N regions or patches, in the order of the input.
+        pooled: `(B, d)` embedding of the whole input.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+
+
+class Encoder(nn.Module):
+    """Base of encoders; a subclass maps its input field to `Encoded` in `forward`.
+
+    Subclasses set `dim` in `__init__`. Their constructor arguments are plain values, so that a checkpoint which
+    remembers them loads with `weights_only=True`; the first ones (`regions` of a connectome, `input_shape` of other
+    inputs) are filled in from the cohort by `build_encoder`.
+
+    Attributes:
+        input_field: the `Batch` field that it reads.
+        dim: width d of the tokens and of the pooled embedding.
+    """
+
+    input_field: ClassVar[str]
+    dim: int

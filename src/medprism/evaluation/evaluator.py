@@ -1,0 +1,190 @@
+"""The callback that scores every method with the same code, on one process or many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from medprism.cohort import Cohort
+from medprism.distributed import rank, world_size
+from medprism.evaluation.predictions import Predictions, StepOutput, write_whole
+from medprism.evaluation.report import Metrics, evaluate, flatten, table
+
+PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
+
+
+class Evaluator(Callback):
+    """Collects what the steps of a method return, and measures it.
+
+    The module must have a `cohort`, and its validation, test and predict steps return a `StepOutput`. After every
+    validation epoch performance and fairness gaps are logged under `val/`, without intervals or probes; a checkpoint
+    may select on `val/auroc` or `val/worst_group_accuracy`. A test adds intervals over subjects and leakage probes,
+    logs under `test/`, prints a table and writes metrics.json and predictions.csv. A prediction run writes its rows of
+    predictions.csv. Samples are gathered over all processes and copies that samplers pad with are dropped, so the
+    numbers are those of a single process.
+
+    Args:
+        bootstrap: number of resamples of subjects for the intervals of a test; 0 for none.
+        confidence: share of the bootstrap distribution that an interval covers.
+        leakage: whether a test probes the latent blocks; it needs a datamodule with `reference_dataloader()`.
+        min_group: groups with fewer samples are left out of the fairness metrics, and named in the notes.
+        seed: of the resamples.
+        folder: where metrics.json and predictions.csv go; the trainer's `default_root_dir` when left out.
+
+    Attributes:
+        metrics: the last nested metrics of each stage, `val` and `test`; see `medprism.evaluation.report.evaluate`.
+    """
+
+    def __init__(
+        self,
+        bootstrap: int = 1000,
+        confidence: float = 0.95,
+        leakage: bool = True,
+        min_group: int = 1,
+        seed: int = 0,
+        folder: str | None = None,
+    ) -> None:
+        if bootstrap < 0 or min_group < 1 or not 0 < confidence < 1:
+            raise ValueError(
+                f"got bootstrap={bootstrap}, min_group={min_group}, confidence={confidence}; expected at least 0, "
+                "at least 1, and between 0 and 1"
+            )
+        self.bootstrap = bootstrap
+        self.confidence = confidence
+        self.leakage = leakage
+        self.min_group = min_group
+        self.seed = seed
+        self.folder = folder
+        self.metrics: dict[str, Metrics] = {}
+        self._outputs: list[StepOutput] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch."""
+        self._outputs = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch."""
+        self._outputs = []
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch."""
+        self._outputs = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep a batch of a validation epoch."""
+        if not trainer.sanity_checking:
+            self._keep(outputs, pl_module, "validation_step", blocks=False)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep a batch of a test."""
+        self._keep(outputs, pl_module, "test_step", blocks=self.leakage)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep a batch of a prediction run."""
+        self._keep(outputs, pl_module, "predict_step", blocks=False)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log performance and fairness gaps."""
+        if not trainer.sanity_checking:
+            predictions = self._gathered()
+            self.metrics["val"] = evaluate(predictions, _cohort(pl_module), bootstrap=0, min_group=self.min_group)
+            self._log(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log everything, print it, and write metrics.json and predictions.csv."""
+        predictions, cohort = self._gathered(), _cohort(pl_module)
+        reference = self._reference(trainer, pl_module) if self.leakage and predictions.blocks else None
+        self.metrics["test"] = evaluate(
+            predictions, cohort, reference, self.bootstrap, self.confidence, self.min_group, self.seed
+        )
+        if self.leakage and reference is None:
+            why = "the steps return no blocks" if not predictions.blocks else "no datamodule has reference_dataloader()"
+            self.metrics["test"]["notes"].append(f"leakage: not probed, {why}")
+        self._log(pl_module, "test")
+        if trainer.is_global_zero:
+            predictions.save(self._folder(trainer) / PREDICTIONS, "test", cohort)
+            self._write(self._folder(trainer) / METRICS, "test")
+            Console().print(table(self.metrics["test"]))
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write predictions.csv."""
+        predictions = self._gathered()
+        if trainer.is_global_zero:
+            predictions.save(self._folder(trainer) / PREDICTIONS, "predict", _cohort(pl_module))
+
+    def _keep(self, outputs: Any, module: LightningModule, step: str, blocks: bool) -> None:
+        self._outputs.append(_step_output(outputs, module, step, blocks))
+
+    def _gathered(self) -> Predictions:
+        outputs, self._outputs = self._outputs, []
+        return Predictions.collect(outputs).gather()
+
+    def _reference(self, trainer: Trainer, module: LightningModule) -> Predictions | None:
+        """The latent blocks of training samples; every process takes its share of the batches."""
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(datamodule, "reference_dataloader"):
+            return None
+        outputs, training = [], module.training
+        module.eval()
+        with torch.no_grad(), trainer.precision_plugin.predict_step_context():
+            for index, batch in enumerate(datamodule.reference_dataloader()):
+                if index % world_size() == rank():
+                    batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+                    outputs.append(_step_output(module.predict_step(batch, index), module, "predict_step", blocks=True))
+        module.train(training)
+        return Predictions.collect(outputs).gather()
+
+    def _log(self, module: LightningModule, stage: str) -> None:
+        scalars = {f"{stage}/{name}": value for name, value in flatten(self.metrics[stage]).items()}
+        # every process has the same numbers, so their maximum is exact; unsynced, Lightning warns once a scalar
+        module.log_dict(cast(Any, scalars), sync_dist=True, reduce_fx="max", batch_size=1)
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(self.folder or trainer.default_root_dir)
+
+    def _write(self, path: Path, stage: str) -> None:
+        """Put the metrics of a stage into metrics.json, next to those of other stages."""
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        settings = ("bootstrap", "confidence", "leakage", "min_group", "seed")
+        known |= {stage: self.metrics[stage], "settings": {name: getattr(self, name) for name in settings}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(known, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _step_output(outputs: Any, module: LightningModule, step: str, blocks: bool) -> StepOutput:
+    """What a step returned, on the CPU, with or without its blocks.
+
+    Raises:
+        TypeError: when it is no `StepOutput`.
+    """
+    needed = ("id", "subject", "probabilities")
+    if not isinstance(outputs, dict) or any(name not in outputs for name in needed):
+        got = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
+        raise TypeError(f"{type(module).__name__}.{step} returned {got}; the Evaluator needs a dict with {needed}")
+    kept = {name: _on_cpu(value) for name, value in outputs.items() if blocks or name != "blocks"}
+    return cast(StepOutput, kept)
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _on_cpu(item) for name, item in value.items()}
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+
+def _cohort(module: LightningModule) -> Cohort:
+    cohort = getattr(module, "cohort", None)
+    if not isinstance(cohort, Cohort):
+        raise TypeError(f"{type(module).__name__} has no `cohort`; the Evaluator needs a medprism.cohort.Cohort there")
+    return cohort

@@ -1,0 +1,1 @@
+"""Explanation: what a connectome method attends to, as tables and figures."""

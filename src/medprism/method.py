@@ -1,0 +1,165 @@
+"""`Method`: the one interface of everything that is trained here.
+
+A new method is a subclass with two functions: `represent` says what the model makes of a batch, `losses` says what is
+minimised. Training, several processes, checkpoints, evaluation and figures come from here and from the callbacks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Optional
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from medprism.cohort import Batch, Cohort, Representation
+from medprism.evaluation.predictions import StepOutput
+
+
+class CohortMismatchError(ValueError):
+    """A method was given a cohort that lacks what the method reads."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A named loss term became NaN or infinite."""
+
+
+class Method(pl.LightningModule, ABC):
+    """Base class of all methods.
+
+    Args:
+        cohort: plain values of the `Cohort` (`datamodule.cohort.to_dict()`); the command line fills it in.
+        optimizer: how to make the optimizer from parameter groups; AdamW with learning rate 1e-3 and weight decay
+            1e-4 when left out.
+        scheduler: how to make a learning-rate scheduler (stepped once an epoch) from the optimizer; none when left out.
+
+    Raises:
+        CohortMismatchError: when the cohort lacks one of the fields in `requires`.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"target"})
+    """The `Batch` fields that the method reads."""
+
+    def __init__(
+        self,
+        cohort: dict[str, Any],
+        # Optional and None, not a default class: a default's arguments would leak into the class a config chooses.
+        optimizer: Optional[OptimizerCallable] = None,  # noqa: UP045 - the command line's parser needs this spelling
+        scheduler: Optional[LRSchedulerCallable] = None,  # noqa: UP045
+    ) -> None:
+        super().__init__()
+        self.cohort = cohort if isinstance(cohort, Cohort) else Cohort.from_dict(cohort)
+        self.save_hyperparameters(ignore=["cohort", "optimizer", "scheduler"])
+        self.save_hyperparameters({"cohort": self.cohort.to_dict()})
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        missing = self.requires - set(self.cohort.fields)
+        if missing:
+            raise CohortMismatchError(
+                f"`{self.cohort.name}` yields {_listing(self.cohort.fields)}; `{type(self).__name__}` needs "
+                f"{_listing(self.requires)}. Missing: {_listing(missing)}. Choose a cohort that has it "
+                f"(configs/data/), or a method that reads what this cohort has (configs/methods/)."
+            )
+
+    # ------------------------------------------------------------------------------------------ what a method says
+    @abstractmethod
+    def represent(self, batch: Batch) -> Representation:
+        """What the model makes of a batch, without looking at its labels."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted; their sum is minimised."""
+
+    def critic_losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
+        """Named terms of a max-player on detached blocks; none unless a method has critics."""
+        return {}
+
+    def critic_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters of the critics; they form a parameter group of their own."""
+        return ()
+
+    # --------------------------------------------------------------------------------------------- what comes free
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the loss terms of one batch."""
+        return self._total_loss(batch, self.represent(batch), "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """Log the loss terms, and return what the evaluator reads."""
+        rep = self.represent(batch)
+        self._total_loss(batch, rep, "val")
+        return self.output(batch, rep)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """What the evaluator reads."""
+        return self.predict_step(batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """What the evaluator reads."""
+        return self.output(batch, self.represent(batch))
+
+    def output(self, batch: Batch, rep: Representation) -> StepOutput:
+        """Probabilities and latent blocks beside the labels that the batch happens to have."""
+        logits = rep.logits[self.cohort.target.name].detach().float()
+        activation = {"classes": lambda s: s.softmax(-1), "labels": torch.sigmoid, "value": lambda s: s}
+        given: dict[str, Any] = {key: batch[key] for key in ("target", "attributes") if key in batch}  # type: ignore[literal-required]
+        return StepOutput(
+            id=batch["id"],
+            subject=batch.get("subject", batch["id"]),
+            probabilities=activation[self.cohort.target_kind](logits),
+            blocks={name: block.detach().float() for name, block in rep.blocks.items()},
+            **given,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer, with a second parameter group for the critics where there are any."""
+        critics = list(self.critic_parameters())
+        taken = {id(parameter) for parameter in critics}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
+        groups: list[dict[str, Any]] = [{"params": rest}] + ([{"params": critics}] if critics else [])
+        optimizer = (
+            self.make_optimizer(groups)  # type: ignore[arg-type] # groups are what every optimizer accepts
+            if self.make_optimizer
+            else torch.optim.AdamW(groups, lr=1e-3, weight_decay=1e-4)
+        )
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}  # type: ignore[typeddict-item]
+
+    def ramp(self, share: float) -> float:
+        """Weight that rises from 0 to 1 over the first `share` of the epochs; 1 outside of a training run."""
+        trainer = self._trainer
+        epochs = (trainer.max_epochs or 0) if trainer is not None else 0
+        return min(1.0, self.current_epoch / (share * epochs)) if share > 0 and epochs > 0 else 1.0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the class, so that `load_method` needs the file alone."""
+        checkpoint["medprism_method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def _total_loss(self, batch: Batch, rep: Representation, stage: str) -> Tensor:
+        terms = {**self.losses(batch, rep), **self.critic_losses(batch, rep)}
+        values = torch.stack(list(terms.values()))
+        self._refuse_non_finite(dict(zip(terms, values.detach(), strict=True)), stage, batch)
+        total = values.sum()
+        # Terms that couple samples are equal on every rank already; the mean over ranks leaves them as they are.
+        logged = {f"{stage}/{name}": term.detach() for name, term in terms.items()} | {f"{stage}/loss": total.detach()}
+        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
+        return total
+
+    def _refuse_non_finite(self, terms: dict[str, Tensor], stage: str, batch: Batch) -> None:
+        if torch.stack(list(terms.values())).isfinite().all():
+            return
+        bad = [name for name, term in terms.items() if not term.isfinite()]
+        raise NonFiniteLossError(
+            f"loss term{'s' if len(bad) > 1 else ''} {', '.join(bad)} of {type(self).__name__} not finite in {stage}, "
+            f"epoch {self.current_epoch}, step {self.global_step}; "
+            f"all terms: {', '.join(f'{name} {float(term):.4g}' for name, term in terms.items())}; first ids of the "
+            f"batch: {', '.join(batch['id'][:3])}. Lower the learning rate, clip gradients "
+            f"(--trainer.gradient_clip_val 1), or look at these samples."
+        )
+
+
+def _listing(names: Iterable[str]) -> str:
+    return "{" + ", ".join(sorted(names)) + "}"

@@ -1,0 +1,68 @@
+"""The house stays in order: imports run downwards, only one module talks to torch.distributed, files stay short."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "medprism"
+FLOORS = [
+    {"cohort", "distributed"},
+    {"losses", "dependence", "encoders"},
+    {"method", "data", "evaluation", "explain", "runs", "checkpoint", "testing"},
+    {"methods", "datamodules", "benchmark"},
+    {"commands"},
+    {"cli", "__main__"},
+]
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+# Within a floor: who may look at whom.
+NEIGHBOURS = {
+    "data": set(),
+    "evaluation": set(),
+    "explain": set(),
+    "method": {"evaluation"},
+    "checkpoint": {"method"},
+    "runs": set(),
+    "methods": set(),
+    "datamodules": set(),
+    "encoders": set(),
+    "losses": set(),
+    "cohort": set(),
+    "distributed": set(),
+    "commands": set(),
+    "cli": set(),
+    "__main__": {"cli"},
+}
+FILES = sorted(SOURCE.rglob("*.py")) + sorted((SOURCE / "methods").glob("*.py")) + sorted((SOURCE / "datamodules").glob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        found |= {name.split(".")[1] for name in names if name.startswith("medprism.")}
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p != SOURCE / "__init__.py"], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_run_downwards(path):
+    here = room(path)
+    for other in imported(path) - {here}:
+        down = FLOOR[other] < FLOOR[here] or other in NEIGHBOURS.get(here, set())
+        assert down, f"{path.relative_to(SOURCE)} imports medprism.{other}, which is not below {here}"
+
+
+def test_only_one_module_talks_to_torch_distributed():
+    talkers = {str(p.relative_to(SOURCE)) for p in FILES if "torch.distributed" in p.read_text().replace("torch.distributed,", "")}
+    assert {t for t in talkers if "import torch.distributed" in (SOURCE / t).read_text()} == {"distributed.py"}
+
+
+def test_files_stay_short():
+    long = {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+    assert not long
+    assert len((SOURCE / "method.py").read_text().splitlines()) < 200
