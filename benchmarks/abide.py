@@ -68,13 +68,31 @@ def trained(
 
     torch.set_num_threads(1)
     overlay = ["--config", str(PROJECT / variant["overlay"])] if "overlay" in variant else []
+    settings = {
+        "seed_everything": seed,
+        "data.init_args.root": root,
+        "data.init_args.folds": folds,
+        "data.init_args.fold": fold,
+        "data.init_args.split_seed": seed,
+        "run_folder": folder,
+        "test_after_fit": "true",
+        "evaluator.bootstrap": 0,
+        "figures.enabled": "false",
+        "trainer.logger": "false",
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     main(
-        ["fit", "--config", str(PROJECT / variant["config"]), *overlay, "--seed_everything", str(seed)]
-        + ["--data.init_args.root", root, "--data.init_args.folds", str(folds), "--data.init_args.fold", str(fold)]
-        + ["--data.init_args.split_seed", str(seed), "--run_folder", str(folder), "--test_after_fit", "true"]
-        + ["--evaluator.bootstrap", "0", "--figures.enabled", "false", "--trainer.logger", "false"]
-        + ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-        + [*variant.get("arguments", []), *arguments]
+        [
+            "fit",
+            "--config",
+            str(PROJECT / variant["config"]),
+            *overlay,
+            *words,
+            *variant.get("arguments", []),
+            *arguments,
+        ]
     )
 
 
@@ -146,6 +164,7 @@ class OverSeeds:
             self.sizes = np.bincount(codes)
 
     def __call__(self, counts: Any) -> dict[tuple[str, ...], Any]:
+        """Metrics of `(b, subjects)` counts, `(b,)` each."""
         each = [part(counts) for part in self.parts]
         return {path: np.mean([found[path] for found in each], axis=0) for path in METRICS}
 
@@ -280,10 +299,9 @@ def main() -> None:
 
     data = ABIDE(root=options.root)
     data.setup("fit")  # fills the cache before several processes want it
-    jobs = [(name, variants[name], seed, fold) for seed in options.seeds for name in names for fold in range(options.folds)]
-    work = partial(
-        run, root=options.root, runs=options.runs, folds=options.folds, arguments=options.arguments
-    )
+    folds = range(options.folds)
+    jobs = [(name, variants[name], seed, fold) for seed in options.seeds for name in names for fold in folds]
+    work = partial(run, root=options.root, runs=options.runs, folds=options.folds, arguments=options.arguments)
     failed = 0
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for number, done in enumerate(pool.imap_unordered(partial(_safely, work), jobs), 1):

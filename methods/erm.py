@@ -39,7 +39,8 @@ class ERM(Method):
     ) -> None:
         super().__init__(cohort, optimizer, scheduler)
         self.encoder = build_encoder(self.cohort, encoder, encoder_options)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.encoder.dim, max(1, len(self.cohort.target.classes))))
+        outputs = max(1, len(self.cohort.target.classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.encoder.dim, outputs))
 
     def represent(self, batch: Batch) -> Representation:
         """Pooled embedding and logits of the target."""

@@ -177,10 +177,9 @@ class NeuroLIP(Method):
 
     def _similarity(self, answers: Tensor, text: Tensor, learned: bool = True) -> Tensor:
         """`(B, C, L)`: scale * cos(z, u) + bias; `learned` false holds scale and bias fixed."""
-        scale, bias = self.log_scale.exp().clamp(max=MAX_SCALE), self.bias
-        if not learned:
-            scale, bias = scale.detach(), bias.detach()
-        return scale * F.cosine_similarity(answers, text, dim=-1) + bias
+        scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+        cosine = F.cosine_similarity(answers, text, dim=-1)
+        return scale * cosine + self.bias if learned else scale.detach() * cosine + self.bias.detach()
 
     def _global_scores(self, rep: Representation, bank: tuple[Tensor, Tensor]) -> Tensor:
         """`(B, C)`: similarity of the pooled embedding with the mean vector of each class's phrases."""
@@ -224,8 +223,7 @@ class NeuroLIP(Method):
         which = torch.zeros(len(batch["id"]), dtype=torch.long, device=bank[0].device)
         for factor in self.sensitive:
             which = which * (len(factor.classes) + 1) + batch["attributes"][factor.name] + 1
-        text, mask = (torch.stack(part) for part in zip(*every, strict=True))
-        return text[which], mask[which]
+        return torch.stack([text for text, _ in every])[which], torch.stack([mask for _, mask in every])[which]
 
     def _distance(self, batch: Batch, rep: Representation, bank: tuple[Tensor, Tensor], factor: Factor) -> Tensor:
         """Mean distance of the maps of a person's own target and own sensitive phrases."""

@@ -41,7 +41,7 @@ def load_method(path: str | Path, module: str | None = None) -> Method:
             sys.path.insert(0, str(Path.cwd()))
         import_module(module)
     name = checkpoint.get("medprism_method")
-    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Method)}
+    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Method)}  # type: ignore[type-abstract]
     if name not in known:
         raise CheckpointError(
             f"{path} holds a '{name}', which is not among the imported methods {sorted(known)}; name the module that "
@@ -75,8 +75,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes): {error}. It may be cut short by an "
-            f"interrupted copy; take last.ckpt of the same run, or copy it again."
+            f"{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes): {error}. It may be cut short by "
+            f"an interrupted copy; take last.ckpt of the same run, or copy it again."
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise CheckpointError(f"{path} is no checkpoint of a method: it lacks state_dict or hyper_parameters")

@@ -26,7 +26,7 @@ _RUN_FOLDER = "MEDPRISM_RUN_FOLDER"  # how the processes of one DDP run agree on
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI with a folder for each run, the shared evaluator and figures, and the cohort linked to the method."""
+    """LightningCLI with a folder for each run, the shared evaluator and figures, and the cohort as an argument."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments beside trainer, model and data."""
@@ -87,7 +87,10 @@ class CommandLine(LightningCLI):
         folder = Path(options.run_folder)
         config["default_root_dir"] = folder
         if config.get("logger") in (None, True):
-            config["logger"] = [logger(folder, name="", version="logs") for logger in (TensorBoardLogger, CSVLogger)]
+            config["logger"] = [
+                TensorBoardLogger(folder, name="logs", version="tensorboard"),
+                CSVLogger(folder, name="logs", version="csv"),
+            ]
         if self.subcommand == "fit" and not config.get("fast_dev_run"):
             callbacks = [*callbacks, Resumable(folder / "checkpoints", int(options.seed_everything))]
         return super()._instantiate_trainer(config, callbacks)
@@ -97,6 +100,7 @@ class CommandLine(LightningCLI):
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         if "verbose" in arguments:
             arguments["verbose"] = False  # the evaluator prints a table that people can read
+        arguments["weights_only"] = True  # a checkpoint holds plain values; a pickle in it would be a stranger's code
         if subcommand != "fit" and arguments.get("ckpt_path") is None:
             best = Path(self.config[subcommand].run_folder, "checkpoints", "best.ckpt")
             if not best.exists():
@@ -110,12 +114,13 @@ class CommandLine(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint where that was asked for, and say where everything lies."""
         folder = Path(self.config["fit"].run_folder)
-        best = self.trainer.checkpoint_callback.best_model_path if self.trainer.checkpoint_callback else ""
+        chosen = self.trainer.checkpoint_callback
+        best = chosen.best_model_path if isinstance(chosen, ModelCheckpoint) else ""
         tested = bool(self.config["fit"].test_after_fit and best)
         if tested:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            record_selection(folder, self.trainer.checkpoint_callback)
+            record_selection(folder, chosen)
             lines = [f"Run: {folder}"]
             if any(callback.written for callback in self.trainer.callbacks if isinstance(callback, Figures)):  # type: ignore[attr-defined]
                 lines.append(f"Figures: {folder / 'figures'}")

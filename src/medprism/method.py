@@ -103,15 +103,22 @@ class Method(pl.LightningModule, ABC):
     def output(self, batch: Batch, rep: Representation) -> StepOutput:
         """Probabilities and latent blocks beside the labels that the batch happens to have."""
         logits = rep.logits[self.cohort.target.name].detach().float()
-        activation = {"classes": lambda s: s.softmax(-1), "labels": torch.sigmoid, "value": lambda s: s}
-        given: dict[str, Any] = {key: batch[key] for key in ("target", "attributes") if key in batch}  # type: ignore[literal-required]
-        return StepOutput(
-            id=batch["id"],
-            subject=batch.get("subject", batch["id"]),
-            probabilities=activation[self.cohort.target_kind](logits),
-            blocks={name: block.detach().float() for name, block in rep.blocks.items()},
-            **given,
-        )
+        kind = self.cohort.target_kind
+        output: StepOutput = {
+            "id": batch["id"],
+            "subject": batch.get("subject", batch["id"]),
+            "probabilities": logits.softmax(-1)
+            if kind == "classes"
+            else logits.sigmoid()
+            if kind == "labels"
+            else logits,
+            "blocks": {name: block.detach().float() for name, block in rep.blocks.items()},
+        }
+        if "target" in batch:
+            output["target"] = batch["target"]
+        if "attributes" in batch:
+            output["attributes"] = batch["attributes"]
+        return output
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer, with a second parameter group for the critics where there are any."""
@@ -120,13 +127,13 @@ class Method(pl.LightningModule, ABC):
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         groups: list[dict[str, Any]] = [{"params": rest}] + ([{"params": critics}] if critics else [])
         optimizer = (
-            self.make_optimizer(groups)  # type: ignore[arg-type] # groups are what every optimizer accepts
+            self.make_optimizer(groups)
             if self.make_optimizer
             else torch.optim.AdamW(groups, lr=1e-3, weight_decay=1e-4)
         )
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}  # type: ignore[typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def ramp(self, share: float) -> float:
         """Weight that rises from 0 to 1 over the first `share` of the epochs; 1 outside of a training run."""

@@ -50,7 +50,7 @@ class RunRecord(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.yaml"
         if stage == "fit" or not config.exists():
-            self.parser.save(self.config, config, skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(self.config, config, skip_unset=False, overwrite=True, multifile=False)
         record = environment(getattr(getattr(pl_module, "cohort", None), "fingerprint", ""))
         _write_json(folder / ("environment.json" if stage == "fit" else f"environment_{stage}.json"), record)
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
@@ -95,7 +95,8 @@ def record_selection(folder: Path, checkpoint: object) -> None:
     """Write selection.json: which validation metric chose the checkpoint, and how high it was there."""
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
         chosen = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": float(checkpoint.best_model_score)}
-        _write_json(folder / "selection.json", {**chosen, "checkpoint": os.path.relpath(checkpoint.best_model_path, folder)})
+        path = os.path.relpath(checkpoint.best_model_path, folder)
+        _write_json(folder / "selection.json", {**chosen, "checkpoint": path})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

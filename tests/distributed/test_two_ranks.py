@@ -10,12 +10,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from conftest import make_batch, make_cohort
 from medprism.distributed import gather_objects, gather_with_grad
 from medprism.losses.alignment import alignment_loss
 from medprism.losses.reduction import mean_over_samples
 from medprism.losses.supervised import target_loss
 from medprism.methods import ERM, NeuroLIP
+
+from conftest import make_batch, make_cohort
 
 SHARDS = [slice(0, 5), slice(5, 12)]
 
@@ -100,7 +101,7 @@ METHODS = {
     "ERM": (ERM, {}),
     "NeuroLIP": (NeuroLIP, {"warmup": 0.0}),
     "NeuroLIP reversal": (NeuroLIP, {"negative": "reversal", "contrast": "softmax", "lambda_global": 0.3}),
-    "NeuroLIP captions": (NeuroLIP, {"captions": True, "text_options": {"level": "word"}, "distance": "jensen_shannon"}),
+    "NeuroLIP captions": (NeuroLIP, {"captions": True, "text_options": {"level": "word"}, "distance": "l2"}),
 }
 
 
@@ -123,7 +124,7 @@ def build(name: str) -> torch.nn.Module:
 
 
 def train(step: torch.nn.Module, batches: list[dict]) -> dict[str, torch.Tensor]:
-    # Not Adam: where a gradient is 0 up to rounding (the bias under a softmax) it takes full steps of the rounding's sign.
+    # Not Adam: where a gradient is 0 up to rounding (the bias under a softmax) it takes full steps along the rounding.
     optimizer = torch.optim.SGD(step.parameters(), lr=0.05, momentum=0.9)
     for batch in batches:
         optimizer.zero_grad()

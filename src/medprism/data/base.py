@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -12,7 +12,7 @@ import lightning as L
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medprism.cohort import UNKNOWN, Batch, Cohort
 from medprism.data.errors import DataError, report
@@ -74,6 +74,30 @@ class CohortDataset(Dataset[Batch]):
             "attributes": {name: codes[rows] for name, codes in self.attributes.items()},
         }
         return cast(Batch, batch)
+
+
+class EpochOrder(Sampler[int]):
+    """A random order that depends on the run's seed and the epoch alone, so that a resumed run sees the same one.
+
+    Lightning calls `set_epoch`; with several processes it puts a `DistributedSampler`, which does likewise, in place.
+
+    Args:
+        samples: number of samples.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.epoch, self.seed = samples, 0, torch.initial_seed() % 2**62
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.samples, generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return self.samples
 
 
 class CohortDataModule(L.LightningDataModule, ABC):
@@ -224,10 +248,9 @@ class CohortDataModule(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training samples, shuffled; an incomplete last batch is left out unless it is the only one."""
-        each = -(-len(self.rows("train")) // world_size())
-        # A generator of its own: the order depends on the run's seed, not on how many numbers a model's start drew.
-        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        return self._loader("train", True, shuffle=True, drop_last=each > self.batch_size, generator=generator)
+        samples = len(self.rows("train"))
+        each = -(-samples // world_size())
+        return self._loader("train", True, sampler=EpochOrder(samples), drop_last=each > self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation samples in fixed order."""

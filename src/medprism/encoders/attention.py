@@ -8,10 +8,12 @@ from torch import Tensor, nn
 class TokenConditionedAttention(nn.Module):
     """Multi-head cross-attention from text tokens to region tokens (NeuroLIP; the equations are a reconstruction).
 
-        A^h = softmax over regions( norm(U) W_Q^h (norm(V) W_K^h)^T / sqrt(d_h) ),   z = [concat_h A^h norm(V) W_V^h] W_O
+        A^h = softmax over regions( norm(U) W_Q^h (norm(V) W_K^h)^T / sqrt(d_h) ),
+        z = [concat_h A^h norm(V) W_V^h] W_O + b_O
 
     There is no residual from the query to `z`, which would make cos(z, u) high whatever the brain says, and no empty
-    slot: every row of the map sums to 1 over the regions.
+    slot: every row of the map sums to 1 over the regions. The offset b_O, the same for every sample, keeps the size of
+    a sample's own answer in cos(z, u), which without it depends on the direction alone.
 
     Args:
         dim: width d of text and region tokens.
@@ -43,7 +45,7 @@ class TokenConditionedAttention(nn.Module):
         self.norm_text = nn.LayerNorm(dim)
         self.norm_regions = nn.LayerNorm(dim) if normalise_regions else nn.Identity()
         self.query, self.key = nn.Linear(dim, width, bias=False), nn.Linear(dim, width, bias=False)
-        self.value, self.out = nn.Linear(dim, width, bias=False), nn.Linear(width, dim, bias=False)
+        self.value, self.out = nn.Linear(dim, width, bias=False), nn.Linear(width, dim)
         self.dropout = nn.Dropout(dropout)
         if uniform:  # parameters that never get a gradient would stop plain DDP
             del self.query, self.key, self.norm_text
@@ -70,4 +72,4 @@ class TokenConditionedAttention(nn.Module):
         return self.out(answer), attention.mean(1)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-2, -3)

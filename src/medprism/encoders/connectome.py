@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medprism.encoders.base import Encoded, Encoder
+from medprism.encoders.dropout import InputDropout
 
 
 class RegionProjection(Encoder):
@@ -51,7 +52,7 @@ class RegionProjection(Encoder):
     ) -> None:
         super().__init__()
         self.regions, self.dim = regions, dim
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = InputDropout(input_dropout)
         self.weight = nn.Parameter(torch.empty(regions, regions, dim).uniform_(-1, 1) / regions**0.5)
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.layers = transformer(dim, layers, heads, feedforward or 4 * dim, dropout)
@@ -145,7 +146,7 @@ class MLPEncoder(Encoder):
         self.first = nn.Linear(edges if flatten else regions, dim)
         hidden = [nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim)) for _ in range(layers - 1)]
         self.rest = nn.Sequential(*hidden)
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = InputDropout(input_dropout)
         row, column = torch.triu_indices(regions, regions, offset=1)
         number = torch.zeros(regions, regions, dtype=torch.long)  # the diagonal is never read: its input is 0
         number[row, column] = number[column, row] = torch.arange(edges)

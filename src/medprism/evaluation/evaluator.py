@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from medprism.cohort import Cohort
 from medprism.distributed import rank, world_size
 from medprism.evaluation.predictions import Predictions, StepOutput, write_whole
-from medprism.evaluation.report import Metrics, evaluate, flatten, table
+from medprism.evaluation.report import Metrics, evaluate, flatten, scores, table
 
 PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
 
@@ -23,10 +24,10 @@ class Evaluator(Callback):
 
     The module must have a `cohort`, and its validation, test and predict steps return a `StepOutput`. After every
     validation epoch performance and fairness gaps are logged under `val/`, without intervals or probes; a checkpoint
-    may select on `val/auroc` or `val/worst_group_accuracy`. A test adds intervals over subjects and leakage probes,
-    logs under `test/`, prints a table and writes metrics.json and predictions.csv. A prediction run writes its rows of
-    predictions.csv. Samples are gathered over all processes and copies that samplers pad with are dropped, so the
-    numbers are those of a single process.
+    may select on `val/auroc` or `val/worst_group_accuracy`. A test (and `trainer.validate`) adds intervals over
+    subjects and leakage probes, prints a table and writes metrics.json and predictions.csv. A prediction run
+    writes its rows of predictions.csv. Samples are gathered over all processes and copies that samplers pad with are
+    dropped, so the numbers are those of a single process.
 
     Args:
         bootstrap: number of resamples of subjects for the intervals of a test; 0 for none.
@@ -37,7 +38,8 @@ class Evaluator(Callback):
         folder: where metrics.json and predictions.csv go; the trainer's `default_root_dir` when left out.
 
     Attributes:
-        metrics: the last nested metrics of each stage, `val` and `test`; see `medprism.evaluation.report.evaluate`.
+        metrics: the last nested metrics of `trainer.validate` (`val`) and `trainer.test` (`test`); see
+            `medprism.evaluation.report.evaluate`.
     """
 
     def __init__(
@@ -80,7 +82,8 @@ class Evaluator(Callback):
     ) -> None:
         """Keep a batch of a validation epoch."""
         if not trainer.sanity_checking:
-            self._keep(outputs, pl_module, "validation_step", blocks=False)
+            complete = self.leakage and trainer.state.fn == TrainerFn.VALIDATING
+            self._keep(outputs, pl_module, "validation_step", blocks=complete)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -95,27 +98,32 @@ class Evaluator(Callback):
         self._keep(outputs, pl_module, "predict_step", blocks=False)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log performance and fairness gaps."""
-        if not trainer.sanity_checking:
-            predictions = self._gathered()
-            self.metrics["val"] = evaluate(predictions, _cohort(pl_module), bootstrap=0, min_group=self.min_group)
-            self._log(pl_module, "val")
+        """Log performance and fairness gaps; `trainer.validate` measures as a test does."""
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._measure(trainer, pl_module, "val")
+        else:
+            self._log(pl_module, "val", scores(self._gathered(), _cohort(pl_module), self.min_group))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log everything, print it, and write metrics.json and predictions.csv."""
+        self._measure(trainer, pl_module, "test")
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         predictions, cohort = self._gathered(), _cohort(pl_module)
         reference = self._reference(trainer, pl_module) if self.leakage and predictions.blocks else None
-        self.metrics["test"] = evaluate(
+        self.metrics[stage] = evaluate(
             predictions, cohort, reference, self.bootstrap, self.confidence, self.min_group, self.seed
         )
         if self.leakage and reference is None:
             why = "the steps return no blocks" if not predictions.blocks else "no datamodule has reference_dataloader()"
-            self.metrics["test"]["notes"].append(f"leakage: not probed, {why}")
-        self._log(pl_module, "test")
+            self.metrics[stage]["notes"].append(f"leakage: not probed, {why}")
+        self._log(pl_module, stage, flatten(self.metrics[stage]))
         if trainer.is_global_zero:
-            predictions.save(self._folder(trainer) / PREDICTIONS, "test", cohort)
-            self._write(self._folder(trainer) / METRICS, "test")
-            Console().print(table(self.metrics["test"]))
+            predictions.save(self._folder(trainer) / PREDICTIONS, stage, cohort)
+            self._write(self._folder(trainer) / METRICS, stage)
+            Console().print(table(self.metrics[stage]))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions.csv."""
@@ -145,8 +153,8 @@ class Evaluator(Callback):
         module.train(training)
         return Predictions.collect(outputs).gather()
 
-    def _log(self, module: LightningModule, stage: str) -> None:
-        scalars = {f"{stage}/{name}": value for name, value in flatten(self.metrics[stage]).items()}
+    def _log(self, module: LightningModule, stage: str, values: dict[str, float]) -> None:
+        scalars = {f"{stage}/{name}": value for name, value in values.items()}
         # every process has the same numbers, so their maximum is exact; unsynced, Lightning warns once a scalar
         module.log_dict(cast(Any, scalars), sync_dist=True, reduce_fx="max", batch_size=1)
 

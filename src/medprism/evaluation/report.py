@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,25 @@ def evaluate(
     return metrics
 
 
+def scores(predictions: Predictions, cohort: Cohort, min_group: int = 1) -> dict[str, float]:
+    """The performance and fairness numbers of `flatten(evaluate(...))`, from one pass of the bootstrap's arithmetic.
+
+    It leaves out notes, intervals and probes, and is quick enough for every validation epoch.
+
+    Args:
+        predictions: with targets and attributes.
+        cohort: says what they are.
+        min_group: groups with fewer samples are left out.
+    """
+    known, _ = known_only(predictions, cohort)
+    subjects, names = subject_codes(known.subjects)
+    values = statistic(known, cohort, group(known, cohort, min_group)[0], subjects, len(names))
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # an empty group has no mean
+        found = values(np.ones((1, len(names))))
+    return _with_worst({"/".join(path): float(value[0]) for path, value in found.items() if not np.isnan(value[0])})
+
+
 def flatten(metrics: Metrics) -> dict[str, float]:
     """The defined values of nested metrics as flat scalars for loggers and checkpoints.
 
@@ -101,6 +121,10 @@ def flatten(metrics: Metrics) -> dict[str, float]:
         **_values(metrics["fairness"], ""),
         **_values(metrics["leakage"], "leakage/"),
     }
+    return _with_worst(flat)
+
+
+def _with_worst(flat: dict[str, float]) -> dict[str, float]:
     worst = [value for name, value in flat.items() if name.endswith("/worst_group/accuracy")]
     return flat | ({"worst_group_accuracy": min(worst)} if worst else {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -40,6 +41,6 @@ def attention_distance(p: Tensor, q: Tensor, kind: Distance = "cosine") -> Tenso
     if kind == "jensen_shannon":
         p, q = p.clamp(min=1e-12), q.clamp(min=1e-12)  # the entropy has no gradient at 0
         middle = (p + q) / 2
-        both = torch.special.entr(middle) - (torch.special.entr(p) + torch.special.entr(q)) / 2
-        return both.sum(-1) / torch.log(p.new_tensor(2.0))
+        both: Tensor = torch.special.entr(middle) - (torch.special.entr(p) + torch.special.entr(q)) / 2
+        return both.sum(-1) / math.log(2)
     raise ValueError(f"unknown attention distance '{kind}'; choose cosine, jensen_shannon, total_variation or l2")

@@ -18,7 +18,7 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
     Returns:
         `x`.
     """
-    reversed_: Tensor = _Reverse.apply(x, strength)  # type: ignore[no-untyped-call]
+    reversed_: Tensor = _Reverse.apply(x, strength)
     return reversed_
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +10,14 @@ from medprism.data.errors import DataError
 from medprism.datamodules.abide import ABIDE
 from medprism.datamodules.fmri import process
 
-N = 24
-COLUMNS = ["SUB_ID", "SITE_ID", "FILE_ID", "DX_GROUP", "AGE_AT_SCAN", "SEX"]
-QUALITY = ["qc_rater_1", "qc_anat_rater_2", "qc_func_rater_2", "qc_anat_rater_3", "qc_func_rater_3"]
+from layouts import ABIDE_PEOPLE as N
+from layouts import abide_series as series
+from layouts import write_abide
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small release in nilearn's layout; the last person failed a quality check."""
-    home = tmp_path / "ABIDE_pcp"
-    folder = home / "cpac" / "nofilt_noglobal"
-    folder.mkdir(parents=True)
-    with (home / "Phenotypic_V1_0b_preprocessed1.csv").open("w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["", *COLUMNS, *QUALITY])
-        for k in range(N):
-            row = [50001 + k, ["NYU", "KKI"][k % 2], f"Scan_{50001 + k}", 1 + k // 2 % 2, 6 + k, 1 + k // 4 % 2]
-            table.writerow([k, *row, *(["OK"] * 4), "fail" if k == N - 1 else "OK"])
-            np.savetxt(
-                folder / f"Scan_{50001 + k}_rois_cc200.1D", series(k), delimiter="\t", header="#1\t#2", comments=""
-            )
-    return tmp_path
-
-
-def series(k: int) -> np.ndarray:
-    return np.random.default_rng(k).standard_normal((30, 5)).round(4)
+    return write_abide(tmp_path)
 
 
 def module(root: Path, **options: object) -> ABIDE:

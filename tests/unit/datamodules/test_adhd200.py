@@ -3,46 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from medprism.data.errors import DataError
 from medprism.datamodules.adhd200 import ADHD200, read_table
 
-N = 20
-REGIONS = [k for k in range(1, 201) if k % 20]  # 190 regions: every twentieth carries no signal
-
-
-def write_series(folder: Path, number: int, regions: list[int] = REGIONS, run: int = 1) -> Path:
-    name = f"sfnwmrda{number:07d}_session_1_rest_{run}"
-    home = folder / ("NYU" if number % 2 else "KKI") / f"{number:07d}"
-    home.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(number).standard_normal((25, len(regions))).round(5)
-    lines = ["\t".join(["File", "Sub-brick", *(f"Mean_{k}" for k in regions)])]
-    lines += ["\t".join([f"{name}.nii.gz", f"{t}[?]", *map(str, row)]) for t, row in enumerate(values.tolist())]
-    (home / f"{name}_cc200_TCs.1D").write_text("\n".join(lines) + "\n")
-    return home / f"{name}_cc200_TCs.1D"
-
-
-def write(folder: Path) -> pd.DataFrame:
-    rows = []
-    for k in range(N):
-        write_series(folder, 10001 + k)
-        rows.append(
-            {
-                "": k + 1,
-                "ScanDir.ID": 10001 + k,
-                "Site": 5 if (10001 + k) % 2 else 3,
-                "Gender": ["0", "1", "NA", "-999"][k] if k < 4 else str(k % 2),
-                "Age": "-999" if k == 5 else str(7.5 + k / 2),
-                "DX": ["0", "1", "2", "3"][k % 4],
-                "QC_Athena": "1",
-            }
-        )
-    table = pd.DataFrame(rows)
-    table.to_csv(folder / "phenotypes.csv", index=False)
-    return table
+from layouts import ADHD200_CHILDREN as N
+from layouts import ADHD200_REGIONS as REGIONS
+from layouts import write_adhd200 as write
+from layouts import write_adhd200_series as write_series
 
 
 def module(folder: Path, **options: object) -> ADHD200:

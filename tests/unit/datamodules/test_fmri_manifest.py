@@ -10,38 +10,8 @@ import torch
 from medprism.data.errors import DataError
 from medprism.datamodules.manifest import FmriManifest
 
-N = 24
-
-
-def write(folder: Path, suffix: str = ".npy", regions: int = 6, seed: int = 0) -> pd.DataFrame:
-    """A folder of N scans of 12 people and their manifest."""
-    generator = np.random.default_rng(seed)
-    rows = []
-    for k in range(N):
-        series = generator.standard_normal((30, regions)).round(6)
-        path = f"scan{k}{suffix}"
-        if suffix == ".npy":
-            np.save(folder / path, series)
-        else:
-            header = {".csv": "a,b,c,d,e,f\n", ".1D": "#1\t#2\t#3\t#4\t#5\t#6\n"}.get(suffix, "")
-            separator = {".csv": ",", ".tsv": "\t", ".1D": "\t"}.get(suffix, " ")
-            (folder / path).write_text(
-                header + "\n".join(separator.join(map(str, row)) for row in series.tolist()) + "\n"
-            )
-        person = k % 12
-        rows.append(
-            {
-                "id": f"scan{k}",
-                "path": path,
-                "target": ["control", "patient"][person % 2],
-                "subject": f"p{person}",
-                "sex": ["F", "M", ""][person % 3],
-                "age": str(20 + 5 * person),
-            }
-        )
-    table = pd.DataFrame(rows)
-    table.to_csv(folder / "participants.csv", index=False)
-    return table
+from layouts import MANIFEST_SCANS as N
+from layouts import write_manifest as write
 
 
 def module(folder: Path, **options: object) -> FmriManifest:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medprism.cohort import Cohort, Factor
-from medprism.evaluation import Evaluator, Predictions, StepOutput, evaluate
+from medprism.evaluation import Evaluator, Predictions, StepOutput, evaluate, flatten
+from medprism.evaluation.report import scores
 
 COHORT = Cohort(
     "toy", ("image", "target", "attributes"), (1, 1, 1), Factor("disease", ("control", "autism"), role="target"),
@@ -138,11 +139,13 @@ def test_files_keep_what_other_stages_wrote(tmp_path: Path) -> None:
 def test_validation_logs_what_a_checkpoint_selects_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(predictions: Predictions, *args: Any, **settings: Any) -> dict[str, Any]:
+    def counted(predictions: Predictions, *args: Any, **settings: Any) -> dict[str, float]:
         sizes.append(len(predictions))
-        return evaluate(predictions, *args, **settings)
+        found = scores(predictions, *args, **settings)
+        assert found == pytest.approx(flatten(evaluate(predictions, args[0], bootstrap=0)), abs=1e-9)
+        return found
 
-    monkeypatch.setattr("medprism.evaluation.evaluator.evaluate", counted)
+    monkeypatch.setattr("medprism.evaluation.evaluator.scores", counted)
     checkpoint = ModelCheckpoint(tmp_path, monitor="val/worst_group_accuracy", mode="max")
     evaluator = Evaluator()
     trainer = trainer_for(
@@ -150,10 +153,17 @@ def test_validation_logs_what_a_checkpoint_selects_on(tmp_path: Path, monkeypatc
     )
     trainer.fit(Toy(), datamodule=Data())
     assert sizes == [9, 9]  # two epochs: the sanity check is neither measured nor added
-    worst = evaluator.metrics["val"]["fairness"]["sex"]["worst_group"]["accuracy"]
-    assert worst["value"] is not None and worst["low"] is None and evaluator.metrics["val"]["leakage"] == {}
-    assert checkpoint.best_model_score is not None
+    assert checkpoint.best_model_score is not None and "val/sex/equalized_odds_difference" in trainer.callback_metrics
     assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validate_measures_as_a_test_does(tmp_path: Path) -> None:
+    evaluator = Evaluator(bootstrap=10)
+    trainer_for(tmp_path, evaluator).validate(Toy(), datamodule=Data())
+    found = json.loads((tmp_path / "metrics.json").read_text())["val"]
+    assert found == evaluator.metrics["val"] and found["leakage"]
+    assert (tmp_path / "predictions.csv").exists()
 
 
 def test_steps_that_return_something_else_are_refused(tmp_path: Path) -> None:

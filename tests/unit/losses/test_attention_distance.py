@@ -40,7 +40,11 @@ def test_equals_scipy():
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("cosine", (0.0099, 0.61, 0.95)), ("jensen_shannon", (0.0026, 0.19, 0.61)), ("total_variation", (0.056, 0.51, 0.96))],
+    [
+        ("cosine", (0.0099, 0.61, 0.95)),
+        ("jensen_shannon", (0.0026, 0.19, 0.61)),
+        ("total_variation", (0.056, 0.51, 0.96)),
+    ],
 )
 def test_size_on_random_rows(kind, expected):
     """Random softmax rows of 200 regions with logits of standard deviation 0.1, 1 and 3.
