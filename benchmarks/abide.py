@@ -176,21 +176,21 @@ class OverSeeds:
 
 
 def collect(names: list[str], seeds: list[int], folds: int, runs: Path, cohort: Any, target: Path) -> None:
-    """Tables of all variants whose runs are complete; incomplete ones are named and left out."""
+    """Tables over the seeds of each variant that are complete; a variant without any is named and left out."""
     from medprism.evaluation.bootstrap import intervals
     from medprism.evaluation.predictions import Predictions
 
     rows, paired, leaks, found = [], [], [], {}
     for name in names:
         folders = [[runs / name / f"seed{seed}_fold{fold}" for fold in range(folds)] for seed in seeds]
-        missing = [str(folder) for group in folders for folder in group if not (folder / "done").exists()]
-        if missing:
-            rows.append({"model": name, "note": f"incomplete: {len(missing)} of {len(seeds) * folds} runs missing"})
+        folders = [group for group in folders if all((folder / "done").exists() for folder in group)]
+        if not folders:
+            rows.append({"model": name, "note": "incomplete: no seed has all of its folds"})
             continue
         pooled = [_pool([Predictions.load(f / "predictions.csv", "test", cohort) for f in group]) for group in folders]
         found[name] = OverSeeds(pooled, cohort)
         ends = intervals(found[name], found[name].sizes)
-        row: dict[str, Any] = {"model": name, "n": len(pooled[0].ids), "seeds": len(seeds)}
+        row: dict[str, Any] = {"model": name, "n": len(pooled[0].ids), "seeds": len(folders)}
         for path, values in found[name].of_each_seed().items():
             label = METRICS[path]
             row |= {label: np.mean(values), f"{label} low": ends[path].low, f"{label} high": ends[path].high}
@@ -214,7 +214,7 @@ def collect(names: list[str], seeds: list[int], folds: int, runs: Path, cohort: 
     tables = {"summary": rows, "differences": paired, "leakage": leaks}
     for title, table in tables.items():
         pd.DataFrame(table).to_csv(target / f"{title}.csv", index=False, float_format="%.4f")
-    (target / "summary.md").write_text(_markdown(rows, paired, leaks, len(seeds), folds))
+    (target / "summary.md").write_text(_markdown(rows, paired, leaks, folds))
     print((target / "summary.md").read_text())
 
 
@@ -246,25 +246,29 @@ def _differences(name: str, values: OverSeeds, reference: OverSeeds) -> list[dic
     ]
 
 
-def _markdown(rows: list[dict[str, Any]], paired: list[Any], leaks: list[Any], seeds: int, folds: int) -> str:
+def _markdown(rows: list[dict[str, Any]], paired: list[Any], leaks: list[Any], folds: int) -> str:
     shown = ["AUROC", "accuracy", "sensitivity", "specificity", "equalized odds difference, sex",
              "demographic parity difference, site"]  # fmt: skip
     probes = {(entry["model"], entry["block"], entry["factor"]): entry["AUROC"] for entry in leaks}
     against = {entry["model"]: entry for entry in paired if entry["metric"] == "AUROC"}
     lines = [
         "Written by `python benchmarks/abide.py`. ABIDE I, 871 people, positive class autism; pooled out-of-fold "
-        f"predictions of {folds} folds by subject, mean over {seeds} seeds of split and training, [95 % bootstrap "
-        "interval over subjects]. Leakage: AUROC of a linear probe fitted on training subjects, mean over runs.",
+        f"predictions of {folds} folds by subject, mean over seeds of split and training, [95 % bootstrap interval "
+        "over subjects]. Epochs and strengths are chosen on validation AUROC. Leakage: AUROC of a linear probe fitted "
+        "on training subjects and scored on test subjects, mean over runs; chance is .5.",
         "",
-        "| model | " + " | ".join(shown) + f" | AUROC minus {REFERENCE} | leakage of sex: target block / regions "
+        "| model | seeds | "
+        + " | ".join(shown)
+        + f" | AUROC minus {REFERENCE} | leakage of sex: target block / regions "
         "| leakage of site: target block / regions |",
-        "|---" * (len(shown) + 4) + "|",
+        "|---" * (len(shown) + 5) + "|",
     ]
     for row in rows:
         if "note" in row:
-            lines.append(f"| {row['model']} | {row['note']} |" + " |" * (len(shown) + 2))
+            lines.append(f"| {row['model']} | 0 | {row['note']} |" + " |" * (len(shown) + 2))
             continue
-        cells = [f"{row[m]:.3f} [{row[f'{m} low']:.3f}, {row[f'{m} high']:.3f}]" for m in shown]
+        cells = [str(row["seeds"])]
+        cells += [f"{row[m]:.3f} [{row[f'{m} low']:.3f}, {row[f'{m} high']:.3f}]" for m in shown]
         gap = against.get(row["model"])
         cells.append(f"{gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else "")
         for factor in ("sex", "site"):

@@ -8,7 +8,7 @@ import torch
 
 from medprism.cohort import Cohort, Factor
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tensors of tests are small, and threads that wait for each other cost more
 
 
 @pytest.fixture(scope="session")
