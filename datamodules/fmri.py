@@ -93,8 +93,7 @@ class Atlas:
 
         Args:
             table: CSV in the order of the regions with the columns `roi`, `x`, `y`, `z` (MNI, mm), and a name in the
-                first of the columns `name`, `aal`, `harvard_oxford` that there is. A name gets its `roi` behind it,
-                since several regions may share one.
+                first of the columns `name`, `aal`, `harvard_oxford` that there is. Several regions may share a name.
             name: name of the parcellation.
             regions: expected number of rows.
 
@@ -113,7 +112,7 @@ class Atlas:
             )
         titles = rows[next((column for column in ("name", "aal", "harvard_oxford") if column in rows), "roi")]
         names = tuple(
-            f"{as_text(title) or name} {roi}" for title, roi in zip(titles, rows["roi"].astype(int), strict=True)
+            as_text(title) or f"{name} {roi}" for title, roi in zip(titles, rows["roi"].astype(int), strict=True)
         )
         places = rows[["x", "y", "z"]].to_numpy(dtype=float).tolist()
         return cls(name, names, tuple((x, y, z) for x, y, z in places))

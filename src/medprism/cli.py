@@ -27,11 +27,15 @@ def main(args: Sequence[str] | None = None) -> Any:
         print(f"medprism {version('medprism')} (lightning {version('lightning')}, torch {version('torch')})")
         return None
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from medprism.commands import run
+    from medprism.commands import EXPLAINED, run
 
-    done = run(words)
-    # A console script ends the process with what this returns.
-    return None if args is None else done
+    if args is not None:
+        return run(words)
+    try:
+        run(words)
+    except EXPLAINED as error:  # the message says what to do; a traceback would bury it
+        sys.exit(f"{type(error).__name__}: {error}")
+    return None
 
 
 if __name__ == "__main__":

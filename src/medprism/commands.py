@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,24 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import medprism.datamodules
 import medprism.methods  # noqa: F401 - importing both lets `class_path: NeuroLIP` go without its module
-from medprism.checkpoint import read_checkpoint
+from medprism.checkpoint import CheckpointError, read_checkpoint
 from medprism.cohort import Cohort
 from medprism.data.base import CohortDataModule
+from medprism.data.errors import DataError
 from medprism.evaluation.evaluator import Evaluator
 from medprism.explain.figures import Figures
-from medprism.method import Method
+from medprism.method import CohortMismatchError, Method, NonFiniteLossError
 from medprism.runs import Resumable, RunRecord, new_run_folder, record_selection
+
+EXPLAINED = (DataError, CohortMismatchError, CheckpointError, NonFiniteLossError)
+"""Errors whose message says what was wrong and what to do."""
+
+DESCRIPTION = "medprism: train, validate, test and predict with a config of configs/, every value changeable here."
 
 _RUN_FOLDER = "MEDPRISM_RUN_FOLDER"  # how the processes of one DDP run agree on the folder
 
@@ -131,19 +140,23 @@ class CommandLine(LightningCLI):
 
 def run(words: list[str]) -> CommandLine:
     """Parse the words of a command line and do what they say."""
-    return CommandLine(
-        Method,
-        CohortDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=RunRecord,
-        save_config_kwargs={"overwrite": True},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        trainer_defaults={"max_epochs": 50, "logger": True},
-        parser_kwargs={"prog": "lightning"},
-        args=_with_config_of_run(words),
-    )
+    try:
+        return CommandLine(
+            Method,
+            CohortDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunRecord,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"max_epochs": 50, "logger": True},
+            parser_kwargs={"prog": "lightning", "description": DESCRIPTION},
+            args=_with_config_of_run(words),
+        )
+    except SIGTERMException:
+        # Lightning would end with status 0, and a scheduler would take the run for a finished one.
+        sys.exit(128 + signal.SIGTERM)
 
 
 def _with_config_of_run(words: list[str]) -> list[str]:

@@ -198,7 +198,7 @@ def test_atlas_table_names_the_regions(tmp_path) -> None:
     atlas = pd.DataFrame({"roi": range(1, 7), "x": 1.5, "y": 2.0, "z": -3.0, "name": ["Insula"] * 5 + [""]})
     atlas.to_csv(tmp_path / "atlas.csv", index=False)
     cohort = module(tmp_path, atlas_table=str(tmp_path / "atlas.csv")).cohort
-    assert cohort.regions[0] == "Insula 1" and cohort.regions[5] == "atlas 6"
+    assert cohort.regions[0] == "Insula" and cohort.regions[5] == "atlas 6"
     assert cohort.coordinates[0] == (1.5, 2.0, -3.0)
     atlas[:5].to_csv(tmp_path / "atlas.csv", index=False)
     with pytest.raises(DataError, match="names 5 regions, the data have 6"):
