@@ -55,6 +55,7 @@ class NeuroLIP(Method):
         normalise_regions: LayerNorm on region tokens before attention.
         uniform_attention: attend to all regions alike; the control without text token-conditioned attention.
         contrast: form of the alignment loss, `sigmoid` or `softmax`.
+        initial_scale: where the learned scale of the cosine starts; it stays at most 100.
         lambda_align: weight of the alignment of the target's phrases; with 0 the global term predicts.
         lambda_dis: weight of the attention distance between target and sensitive phrases.
         distance: the attention distance.
@@ -88,6 +89,7 @@ class NeuroLIP(Method):
         normalise_regions: bool = True,
         uniform_attention: bool = False,
         contrast: Contrast = "sigmoid",
+        initial_scale: float = 1 / 0.07,
         lambda_align: float = 1.0,
         lambda_dis: float = 0.1,
         distance: Distance = "cosine",
@@ -114,7 +116,7 @@ class NeuroLIP(Method):
             self.pooled = nn.Linear(dim, dim, bias=False)
         if lambda_align <= 0 and lambda_neg <= 0 and lambda_dis <= 0:
             self.attend.requires_grad_(False)  # nothing trains it then, and plain DDP waits for every parameter
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
         self.bias = nn.Parameter(torch.zeros(()))
 
     # ------------------------------------------------------------------------------------------------------- text
