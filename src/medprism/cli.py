@@ -9,6 +9,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+HELP = """\
+usage: lightning COMMAND --config configs/<experiment>.yaml [--key value ...]
+
+medprism: medical models that do not lean on shortcuts or sensitive attributes.
+
+commands:
+  fit        train; with --test_after_fit true also test the best checkpoint
+  validate   measure on the validation part
+  test       measure on the test part: metrics.json, predictions.csv, figures
+  predict    write predictions.csv alone
+
+examples:
+  lightning fit --config configs/neurolip_simulated.yaml
+  lightning fit --config configs/neurolip_abide.yaml --data.init_args.root DATA --trainer.max_epochs 20
+  lightning test --ckpt_path runs/neurolip_abide/<date>/checkpoints/best.ckpt
+
+more help:
+  lightning fit --help                    all settings of a run
+  lightning fit --model.help NeuroLIP     the arguments of a method
+  lightning fit --data.help ABIDE         the arguments of a cohort
+  lightning --version                     versions of medprism, lightning and torch
+"""
+"""What `lightning --help` prints, at once: importing torch and lightning takes seconds."""
+
 
 def main(args: Sequence[str] | None = None) -> Any:
     """Run one command.
@@ -25,6 +49,9 @@ def main(args: Sequence[str] | None = None) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     if words[:1] == ["--version"]:
         print(f"medprism {version('medprism')} (lightning {version('lightning')}, torch {version('torch')})")
+        return None
+    if words in ([], ["-h"], ["--help"]):
+        print(HELP, end="")
         return None
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from medprism.commands import EXPLAINED, run

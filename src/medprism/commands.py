@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ class CommandLine(LightningCLI):
 
 def run(words: list[str]) -> CommandLine:
     """Parse the words of a command line and do what they say."""
+    # The words are those of the command line, and the config of a run may have joined them.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     try:
         return CommandLine(
             Method,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,9 @@ def test_version_and_help_are_ours():
         assert said.startswith("medprism "), program
     help_ = subprocess.run([scripts / "medprism", "--help"], capture_output=True, text=True, check=True).stdout
     assert "medprism" in help_
-    assert all(command in help_ for command in ("fit", "validate", "test", "predict"))
+    assert all(f"\n  {command} " in help_ for command in ("fit", "validate", "test", "predict"))
+    for path in re.findall(r"configs/\w+\.yaml", help_):
+        assert (PROJECT / path).exists()
 
 
 def test_a_mistake_ends_with_one_sentence(tmp_path):

@@ -34,3 +34,19 @@ def test_own_method(tmp_path, monkeypatch):
     sys.modules.pop("my_method")
     model = load_method("run/checkpoints/best.ckpt", module="my_method")
     assert model.hparams["strength"] == 0.3
+
+
+def test_published_numbers_come_from_the_results():
+    """Every row of a results table in README and docs stands in the file that the benchmark wrote."""
+    results = (DOCS.parent / "benchmarks" / "results" / "abide" / "summary.md").read_text().splitlines()
+    found = 0
+    for page in (DOCS.parent / "README.md", DOCS / "methods" / "neurolip.md"):
+        rows = [
+            line
+            for line in page.read_text().splitlines()
+            if re.match(r"\| (ridge|logistic|erm|neurolip)_?\w* \| \d", line)
+        ]
+        assert rows, page
+        assert set(rows) <= set(results), page
+        found += len(rows)
+    assert found > 8
