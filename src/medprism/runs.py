@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 _PACKAGES = ("medprism", "torch", "lightning", "torchmetrics", "torch-geometric", "open_clip_torch", "nilearn",
              "fairlearn", "scikit-learn", "numpy", "pandas")  # fmt: skip
@@ -52,7 +53,9 @@ class RunRecord(SaveConfigCallback):
         if stage == "fit" or not config.exists():
             self.parser.save(self.config, config, skip_unset=False, overwrite=True, multifile=False)
         record = environment(getattr(getattr(pl_module, "cohort", None), "fingerprint", ""))
-        _write_json(folder / ("environment.json" if stage == "fit" else f"environment_{stage}.json"), record)
+        _write_json(
+            folder / ("environment.json" if stage == "fit" else f"environment_{TrainerFn(stage).value}.json"), record
+        )
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
         if split is not None:
             split.save(folder / "split.json")

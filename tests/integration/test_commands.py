@@ -113,6 +113,7 @@ def test_a_run_s_folder_and_the_commands_that_follow(tmp_path, capsys):
     assert set(json.loads((run / "metrics.json").read_text())) >= {"test", "val"}
     rows = pd.read_csv(run / "predictions.csv")
     assert set(rows["stage"]) == {"test", "val", "predict"}
+    assert {"environment_test.json", "environment_validate.json"} <= {path.name for path in run.iterdir()}
     again = rows[rows.stage == "predict"].drop(columns="stage").reset_index(drop=True)
     pd.testing.assert_frame_equal(rows[rows.stage == "test"].drop(columns="stage").reset_index(drop=True), again)
     assert (run / "config.yaml").read_text() == config
