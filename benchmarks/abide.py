@@ -4,8 +4,8 @@
     python benchmarks/abide.py --root DATA --only ridge_correlation neurolip --seeds 0
 
 Every run has a folder below --runs and is skipped when it is finished there, so an interrupted comparison goes on.
-Writes summary.csv, summary.md, differences.csv and leakage.csv into benchmarks/results/abide/. Predictions are of
-people, and stay in the runs' folders.
+Writes summary.csv, summary.md, differences.csv, leakage.csv and environment.json into benchmarks/results/abide/.
+Predictions are of people, and stay in the runs' folders.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ def collect(names: list[str], seeds: list[int], folds: int, runs: Path, cohort: 
     """Tables over the seeds of each variant that are complete; a variant without any is named and left out."""
     from medprism.evaluation.bootstrap import intervals
     from medprism.evaluation.predictions import Predictions
+    from medprism.runs import environment
 
     rows, paired, leaks, found = [], [], [], {}
     for name in names:
@@ -214,6 +215,10 @@ def collect(names: list[str], seeds: list[int], folds: int, runs: Path, cohort: 
     tables = {"summary": rows, "differences": paired, "leakage": leaks}
     for title, table in tables.items():
         pd.DataFrame(table).to_csv(target / f"{title}.csv", index=False, float_format="%.4f")
+    record = environment(cohort.fingerprint)
+    records = [json.loads(path.read_text()) for path in sorted(runs.glob("*/*/environment.json"))]
+    record["git_commits_of_runs"] = sorted({entry["git"]["commit"] for entry in records})
+    (target / "environment.json").write_text(json.dumps(record, indent=2) + "\n")
     (target / "summary.md").write_text(_markdown(rows, paired, leaks, folds))
     print((target / "summary.md").read_text())
 

@@ -16,7 +16,7 @@ from medprism.losses.reduction import mean_over_samples
 from medprism.losses.supervised import target_loss
 from medprism.methods import ERM, NeuroLIP
 
-from conftest import make_batch, make_cohort
+from examples import make_batch, make_cohort
 
 SHARDS = [slice(0, 5), slice(5, 12)]
 

@@ -11,7 +11,7 @@ from medprism.cohort import Representation
 from medprism.method import CohortMismatchError, Method, NonFiniteLossError
 from medprism.methods import ERM, NeuroLIP
 
-from conftest import make_batch, make_cohort
+from examples import make_batch, make_cohort
 
 
 class Tiny(Method):

@@ -11,7 +11,7 @@ from medprism.encoders.attention import TokenConditionedAttention
 from medprism.losses.alignment import alignment_loss
 from medprism.methods import NeuroLIP
 
-from conftest import make_batch, make_cohort
+from examples import make_batch, make_cohort
 
 OPTIONS = {"encoder": "transformer", "encoder_options": {"dim": 16, "layers": 1, "heads": 2, "feedforward": 16}}
 
