@@ -293,6 +293,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--suite", type=Path, default=HERE / "abide.yaml", help="what to compare")
     parser.add_argument("--only", nargs="+", help="names of variants; all, when left out")
+    parser.add_argument("--tables", action="store_true", help="run nothing: write the tables of what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--arguments", nargs=argparse.REMAINDER, default=[], help="further words for `lightning fit`")
     options = parser.parse_args()
@@ -313,7 +314,8 @@ def main() -> None:
     work = partial(run, root=options.root, runs=options.runs, folds=options.folds, arguments=options.arguments)
     failed = 0
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for number, done in enumerate(pool.imap_unordered(partial(_safely, work), jobs), 1):
+        results = [] if options.tables else pool.imap_unordered(partial(_safely, work), jobs)
+        for number, done in enumerate(results, 1):
             failed += done.startswith("FAILED")
             print(f"[{number}/{len(jobs)}] {done}", file=sys.stderr, flush=True)
     collect(names, options.seeds, options.folds, options.runs, data.cohort, options.results)

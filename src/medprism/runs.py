@@ -31,7 +31,7 @@ def environment(fingerprint: str = "") -> dict[str, Any]:
     """Versions, machine, git state and data fingerprint, as plain values."""
     return {
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain"))},
