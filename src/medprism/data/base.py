@@ -80,6 +80,7 @@ class EpochOrder(Sampler[int]):
     """A random order that depends on the run's seed and the epoch alone, so that a resumed run sees the same one.
 
     Lightning calls `set_epoch`; with several processes it puts a `DistributedSampler`, which does likewise, in place.
+    In a loop of one's own each pass takes the order of the next epoch.
 
     Args:
         samples: number of samples.
@@ -94,6 +95,7 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.epoch += 1
         yield from torch.randperm(self.samples, generator=generator).tolist()
 
     def __len__(self) -> int:
