@@ -24,10 +24,11 @@ from medprism.losses.alignment import Contrast, alignment_loss
 from medprism.losses.attention import Distance, attention_distance
 from medprism.losses.gradient import reverse_gradient
 from medprism.losses.reduction import mean_over_samples
-from medprism.method import Method
+from medprism.method import CohortMismatchError, Method
 
 MAX_SCALE = 100.0
 LITERAL_BOUND = 10.0
+MOST_CAPTIONS = 4096
 
 
 class NeuroLIP(Method):
@@ -69,7 +70,9 @@ class NeuroLIP(Method):
         scheduler: how to make the learning-rate scheduler; none when left out.
 
     Raises:
-        ValueError: when neither alignment nor the global term is on, or an attribute is not one of the cohort's.
+        ValueError: when neither alignment nor the global term is on, or captions have too many combinations.
+        KeyError: when an attribute is not one of the cohort's.
+        CohortMismatchError: when the cohort lacks a field, or its target is not one of several classes.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"connectome", "target", "attributes"})
@@ -103,6 +106,11 @@ class NeuroLIP(Method):
         super().__init__(cohort, optimizer, scheduler)
         if lambda_align <= 0 and lambda_global <= 0:
             raise ValueError("NeuroLIP predicts from an alignment: set lambda_align or lambda_global above 0")
+        if self.cohort.target_kind != "classes":
+            raise CohortMismatchError(
+                f"`{self.cohort.name}` has a target of kind '{self.cohort.target_kind}'; `NeuroLIP` aligns with phrases "
+                f"of classes. Choose a cohort whose target is one of several classes, or ERM."
+            )
         self.target = self.cohort.target
         named = sensitive if sensitive is not None else _sensitive_names(self.cohort.attributes)
         self.sensitive = tuple(self.cohort.attribute(name) for name in named)
@@ -127,6 +135,7 @@ class NeuroLIP(Method):
     def _texts(self, captions: bool) -> list[str]:
         texts = [text for factor in (self.target, *self.sensitive) for group in factor.phrases for text in group]
         if captions:
+            _refuse_too_many_captions(self.sensitive)
             texts += [
                 text for codes in _combinations(self.sensitive) for group in self._captions(codes) for text in group
             ]
@@ -262,6 +271,15 @@ def _sensitive_names(attributes: tuple[Factor, ...]) -> list[str]:
 def _combinations(factors: tuple[Factor, ...]) -> list[tuple[int, ...]]:
     """Every combination of codes of these attributes, unknown first."""
     return list(product(*(range(UNKNOWN, len(factor.classes)) for factor in factors)))
+
+
+def _refuse_too_many_captions(factors: tuple[Factor, ...]) -> None:
+    number = math.prod(len(factor.classes) + 1 for factor in factors)
+    if number > MOST_CAPTIONS:
+        raise ValueError(
+            f"captions of {[factor.name for factor in factors]} come in {number:,} combinations, more than "
+            f"{MOST_CAPTIONS:,}; name fewer attributes with `sensitive`, or use phrases (captions: false)"
+        )
 
 
 def _over_tokens(values: Tensor, mask: Tensor) -> Tensor:

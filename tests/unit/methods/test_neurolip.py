@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from medprism.cohort import Factor
 from medprism.encoders.attention import TokenConditionedAttention
 from medprism.losses.alignment import alignment_loss
+from medprism.method import CohortMismatchError
 from medprism.methods import NeuroLIP
 
 from examples import make_batch, make_cohort
@@ -265,6 +267,14 @@ def test_every_trainable_parameter_receives_a_gradient(options):
     total(model, batch).backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle
+
+
+def test_targets_and_captions_that_do_not_fit_are_refused():
+    with pytest.raises(CohortMismatchError, match="target of kind 'labels'"):
+        build(make_cohort(target_kind="labels"))
+    many = tuple(Factor(f"a{k}", tuple(map(str, range(20))), role="sensitive") for k in range(3))
+    with pytest.raises(ValueError, match=r"9,261 combinations"):
+        build(make_cohort(attributes=many), captions=True)
 
 
 def test_captions_use_the_sample_s_own_attributes():
