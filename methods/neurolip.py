@@ -108,8 +108,8 @@ class NeuroLIP(Method):
             raise ValueError("NeuroLIP predicts from an alignment: set lambda_align or lambda_global above 0")
         if self.cohort.target_kind != "classes":
             raise CohortMismatchError(
-                f"`{self.cohort.name}` has a target of kind '{self.cohort.target_kind}'; `NeuroLIP` aligns with phrases "
-                f"of classes. Choose a cohort whose target is one of several classes, or ERM."
+                f"`{self.cohort.name}` has a target of kind '{self.cohort.target_kind}'; `NeuroLIP` aligns with "
+                f"phrases of classes. Choose a cohort whose target is one of several classes, or ERM."
             )
         self.target = self.cohort.target
         named = sensitive if sensitive is not None else _sensitive_names(self.cohort.attributes)
