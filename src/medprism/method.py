@@ -104,14 +104,12 @@ class Method(pl.LightningModule, ABC):
         """Probabilities and latent blocks beside the labels that the batch happens to have."""
         logits = rep.logits[self.cohort.target.name].detach().float()
         kind = self.cohort.target_kind
+        if kind != "value":
+            logits = logits.softmax(-1) if kind == "classes" else logits.sigmoid()
         output: StepOutput = {
             "id": batch["id"],
             "subject": batch.get("subject", batch["id"]),
-            "probabilities": logits.softmax(-1)
-            if kind == "classes"
-            else logits.sigmoid()
-            if kind == "labels"
-            else logits,
+            "probabilities": logits,
             "blocks": {name: block.detach().float() for name, block in rep.blocks.items()},
         }
         if "target" in batch:

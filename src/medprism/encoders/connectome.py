@@ -28,8 +28,6 @@ class RegionProjection(Encoder):
         regions: number R of regions.
         dim: width d of a token.
         input_dropout: probability with which an entry of the connectome is dropped in training.
-        identity: whether to add a learned embedding of each region, so that attention can tell regions apart whatever
-            a person's connectome says.
         norm: whether to normalise each token (LayerNorm) after the projection.
         pooling: `mean` over regions, or `attention`: a learned weighting of them, which starts as the mean.
         layers: number of transformer layers on top of the projection.
@@ -45,7 +43,6 @@ class RegionProjection(Encoder):
         regions: int,
         dim: int = 8,
         input_dropout: float = 0.5,
-        identity: bool = False,
         norm: bool = False,
         pooling: Literal["mean", "attention"] = "mean",
         layers: int = 0,
@@ -57,7 +54,6 @@ class RegionProjection(Encoder):
         self.regions, self.dim = regions, dim
         self.input_dropout = InputDropout(input_dropout)
         self.weight = nn.Parameter(torch.empty(regions, regions, dim).uniform_(-1, 1) / regions**0.5)
-        self.identity = nn.Parameter(torch.randn(regions, dim)) if identity else None
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.layers = transformer(dim, layers, heads, feedforward or 4 * dim, dropout)
         self.pool = Pooling(dim, pooling)
@@ -66,8 +62,6 @@ class RegionProjection(Encoder):
         """Encode `(B, R, R)` connectomes into `(B, R, d)` tokens and `(B, d)` pooled embeddings."""
         rows = self.input_dropout(check_shape(connectome, self.regions))
         tokens = torch.einsum("brs,rsd->brd", rows, self.weight)  # (B, R, R), (R, R, d) -> (B, R, d)
-        if self.identity is not None:
-            tokens = tokens + self.identity
         tokens = self.layers(self.norm(tokens))
         return Encoded(tokens, self.pool(tokens))
 

@@ -12,9 +12,9 @@ _STEPS = 2**16
 class InputDropout(nn.Module):
     """Dropout (Srivastava et al., JMLR 2014) that is quick on a CPU.
 
-    torch draws one random double an entry on a CPU, which for a batch of connectomes takes longer than the model. Here
-    16 random bits decide an entry (six times faster for 64 connectomes of 200 regions), so that the probability is the
-    nearest multiple of 2^-16. On other devices it is torch's own dropout.
+    torch's own draws on a CPU take longer, for a batch of connectomes, than projecting them. Here 16 random bits
+    decide an entry, so that the probability is the nearest multiple of 2^-16; `benchmarks/speed/dropout.py` shows the
+    ratio. On other devices it is torch's own dropout.
 
     Args:
         probability: of dropping an entry, from 0 to below 1; the others are scaled by 1 / (1 - probability).
@@ -35,7 +35,7 @@ class InputDropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
-        threshold = round(self.probability * _STEPS)
+        threshold = min(round(self.probability * _STEPS), _STEPS - 1)
         words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),))
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         return x * ((bits >= threshold - _STEPS // 2).to(x.dtype) * (_STEPS / (_STEPS - threshold)))

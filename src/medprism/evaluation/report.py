@@ -100,8 +100,13 @@ def scores(predictions: Predictions, cohort: Cohort, min_group: int = 1) -> dict
         predictions: with targets and attributes.
         cohort: says what they are.
         min_group: groups with fewer samples are left out.
+
+    Raises:
+        ValueError: when no sample has a known target.
     """
     known, _ = known_only(predictions, cohort)
+    if not len(known):
+        raise ValueError(f"none of {len(predictions)} samples has a known target '{cohort.target.name}'")
     subjects, names = subject_codes(known.subjects)
     values = statistic(known, cohort, group(known, cohort, min_group)[0], subjects, len(names))
     with np.errstate(invalid="ignore"), warnings.catch_warnings():

@@ -37,6 +37,10 @@ def test_seeded_and_off_in_evaluation():
     assert InputDropout(0.0)(x) is x
 
 
+def test_a_probability_next_to_one_keeps_finite():
+    assert InputDropout(1 - 1e-9)(torch.ones(10_000)).isfinite().all()
+
+
 @pytest.mark.parametrize("probability", [-0.1, 1.0])
 def test_bad_probability(probability):
     with pytest.raises(ValueError, match="from 0 to below 1"):
