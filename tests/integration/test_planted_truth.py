@@ -1,8 +1,9 @@
 """The planted truth: disease in one network, sex in another, correlated in training and not in the test.
 
 The fairness terms must turn phrases away from the sex network: the disease map's mass lies on the disease network, the
-equalized odds difference falls, and the AUROC holds. Form and strength of the terms were picked on cohorts of seeds 0 to 2, so this guards the behaviour there and is
-no evidence for other cohorts; docs/methods/neurolip.md says what fresh seeds gave.
+equalized odds difference falls, and the AUROC holds. Form and strength of the terms were picked on cohorts of seeds 0
+to 2, so this guards the behaviour there and is no evidence for others; docs/methods/neurolip.md says what fresh seeds
+gave.
 """
 
 from pathlib import Path

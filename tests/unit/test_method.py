@@ -48,7 +48,9 @@ def test_a_cohort_without_a_needed_field_is_refused():
 
 def test_a_term_that_is_not_finite_is_named():
     model, batch = Tiny(make_cohort().to_dict()), make_batch(make_cohort(), 4)
-    batch["connectome"] = -batch["connectome"].abs()
+    torch.nn.init.ones_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    batch["connectome"] = -batch["connectome"].abs()  # negative logits, whose logarithm is not a number
     with pytest.raises(NonFiniteLossError, match=r"loss term extra of Tiny not finite in train, epoch 0.*s0_0, s0_1"):
         model.training_step(batch, 0)
 
