@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 
 import torch
 
+from medprism.encoders.trunks import without_pretrained_weights
 from medprism.method import Method
 
 
@@ -50,7 +51,10 @@ def load_method(path: str | Path, module: str | None = None) -> Method:
     cls = known[name]
     given = checkpoint["hyper_parameters"]
     accepted = inspect.signature(cls).parameters
-    model = cls(**{key: value for key, value in given.items() if key in accepted and key not in _CALLABLES})
+    every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    arguments = {key: value for key, value in given.items() if (every or key in accepted) and key not in _CALLABLES}
+    with without_pretrained_weights():
+        model = cls(**arguments)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Encoders: connectomes into region tokens, phrases into frozen vectors; found by name."""
+"""Encoders: connectomes, images and volumes into tokens, phrases into frozen vectors; found by name."""
 
 from medprism.encoders.base import Encoded, Encoder
 from medprism.encoders.build import ENCODERS, build_encoder

@@ -29,6 +29,7 @@ class Encoder(nn.Module):
     Attributes:
         input_field: the `Batch` field that it reads.
         dim: width d of the tokens and of the pooled embedding.
+        grid: rows and columns (and slices) of the tokens; of encoders of images and volumes.
     """
 
     input_field: ClassVar[str]

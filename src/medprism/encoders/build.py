@@ -19,6 +19,16 @@ ENCODERS: Final[dict[str, dict[str, str]]] = {
         "graph": "medprism.encoders.graph.GraphEncoder",
         "mlp": "medprism.encoders.connectome.MLPEncoder",
     },
+    "image": {
+        "small": "medprism.encoders.image.SmallCNN",
+        "timm": "medprism.encoders.trunks.TimmEncoder",
+        "open_clip": "medprism.encoders.trunks.OpenCLIPImageEncoder",
+    },
+    "volume": {
+        "small": "medprism.encoders.volume.SmallCNN3D",
+        "resnet18": "medprism.encoders.volume.ResNet18",
+        "densenet": "medprism.encoders.volume.DenseNet",
+    },
 }
 """Input field to short name to import path; nothing is imported before it is asked for."""
 

@@ -7,7 +7,7 @@ weights renames the tokens and leaves the pooled embedding as it was.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from medprism.encoders.base import Encoded, Encoder
 from medprism.encoders.dropout import InputDropout
+
+ReadOut: TypeAlias = Literal["mean", "attention", "concat"]
+"""How the tokens of regions become one embedding, see `Pooling`."""
 
 
 class RegionProjection(Encoder):
@@ -29,7 +32,8 @@ class RegionProjection(Encoder):
         dim: width d of a token.
         input_dropout: probability with which an entry of the connectome is dropped in training.
         norm: whether to normalise each token (LayerNorm) after the projection.
-        pooling: `mean` over regions, or `attention`: a learned weighting of them, which starts as the mean.
+        pooling: how the tokens become one embedding: `mean`, `attention` or `concat`, see `Pooling`.
+        pooling_dropout: dropout of the `concat` read-out.
         layers: number of transformer layers on top of the projection.
         heads: attention heads of those layers; must divide `dim`.
         feedforward: hidden width of those layers; 4 * `dim` when left out.
@@ -44,7 +48,8 @@ class RegionProjection(Encoder):
         dim: int = 8,
         input_dropout: float = 0.5,
         norm: bool = False,
-        pooling: Literal["mean", "attention"] = "mean",
+        pooling: ReadOut = "mean",
+        pooling_dropout: float = 0.5,
         layers: int = 0,
         heads: int = 4,
         feedforward: int | None = None,
@@ -56,7 +61,7 @@ class RegionProjection(Encoder):
         self.weight = nn.Parameter(torch.empty(regions, regions, dim).uniform_(-1, 1) / regions**0.5)
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.layers = transformer(dim, layers, heads, feedforward or 4 * dim, dropout)
-        self.pool = Pooling(dim, pooling)
+        self.pool = Pooling(dim, pooling, regions, pooling_dropout)
 
     def forward(self, connectome: Tensor) -> Encoded:
         """Encode `(B, R, R)` connectomes into `(B, R, d)` tokens and `(B, d)` pooled embeddings."""
@@ -71,7 +76,8 @@ class ConnectomeTransformer(Encoder):
 
     `V = Transformer(X W + b + E)` with a projection W shared by all regions and a learned embedding E of their
     identity. The layers are those of the Brain Network Transformer (Kan et al., NeurIPS 2022), pre-norm, without its
-    clustering readout.
+    clustering readout. With few subjects take the read-out `concat`: the projection is shared, and a mean over regions
+    forgets which region said what.
 
     Args:
         regions: number R of regions.
@@ -81,6 +87,9 @@ class ConnectomeTransformer(Encoder):
         feedforward: hidden width of the layers.
         dropout: dropout of the layers.
         identity: whether to add a learned embedding of each region, so that the layers know which is which.
+        input_dropout: probability with which an entry of the connectome is dropped in training.
+        pooling: how the tokens become one embedding: `mean`, `attention` or `concat`, see `Pooling`.
+        pooling_dropout: dropout of the `concat` read-out.
     """
 
     input_field = "connectome"
@@ -94,20 +103,25 @@ class ConnectomeTransformer(Encoder):
         feedforward: int = 1024,
         dropout: float = 0.1,
         identity: bool = True,
+        input_dropout: float = 0.0,
+        pooling: ReadOut = "mean",
+        pooling_dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.regions, self.dim = regions, dim
         self.projection = nn.Linear(regions, dim)
         self.identity = nn.Parameter(0.02 * torch.randn(regions, dim)) if identity else None
         self.layers = transformer(dim, layers, heads, feedforward, dropout)
+        self.input_dropout = InputDropout(input_dropout)
+        self.pool = Pooling(dim, pooling, regions, pooling_dropout)
 
     def forward(self, connectome: Tensor) -> Encoded:
         """Encode `(B, R, R)` connectomes into `(B, R, d)` tokens and `(B, d)` pooled embeddings."""
-        tokens = self.projection(check_shape(connectome, self.regions))
+        tokens = self.projection(self.input_dropout(check_shape(connectome, self.regions)))
         if self.identity is not None:
             tokens = tokens + self.identity
         tokens = self.layers(tokens)
-        return Encoded(tokens, tokens.mean(1))
+        return Encoded(tokens, self.pool(tokens))
 
 
 class MLPEncoder(Encoder):
@@ -167,23 +181,49 @@ class MLPEncoder(Encoder):
 
 
 class Pooling(nn.Module):
-    """Weighted mean over tokens; the weights are equal, or a softmax of learned scores that starts equal.
+    """Read-out: N tokens become one embedding.
+
+    - `mean` over the tokens.
+    - `attention`: weighted mean; the weights are a softmax of learned scores, and start equal.
+    - `concat`: each token is reduced to a few numbers by a projection that all share, these are laid side by side, and
+      a linear layer reads them, so that a region keeps its place. The concatenation of BrainGB (Cui et al., IEEE
+      Transactions on Medical Imaging 2023) with the narrow projection of the Brain Network Transformer.
 
     Args:
-        dim: width d of a token.
-        kind: `mean`, or `attention` for learned weights.
+        dim: width d of a token, and of the embedding.
+        kind: `mean`, `attention` or `concat`.
+        tokens: number N of tokens; only `concat` needs it.
+        dropout: dropout of the reduced tokens of `concat`.
+
+    Raises:
+        ValueError: when the kind is unknown, or `concat` does not know the number of tokens.
     """
 
-    def __init__(self, dim: int, kind: Literal["mean", "attention"] = "mean") -> None:
+    WIDTH = 8
+    """Numbers a token is reduced to by `concat`, as in the Brain Network Transformer."""
+
+    def __init__(self, dim: int, kind: ReadOut = "mean", tokens: int = 0, dropout: float = 0.5) -> None:
         super().__init__()
-        if kind not in ("mean", "attention"):
-            raise ValueError(f"unknown pooling '{kind}'; choose 'mean' or 'attention'")
+        if kind not in ("mean", "attention", "concat"):
+            raise ValueError(f"unknown pooling '{kind}'; choose 'mean', 'attention' or 'concat'")
+        if kind == "concat" and tokens < 1:
+            raise ValueError("the pooling 'concat' has weights for each token: say how many there are")
         self.score = nn.Linear(dim, 1, bias=False) if kind == "attention" else None
         if self.score is not None:
             nn.init.zeros_(self.score.weight)
+        self.concat = (
+            nn.Sequential(
+                nn.Linear(dim, self.WIDTH), nn.Dropout(dropout), nn.Flatten(), nn.Linear(tokens * self.WIDTH, dim)
+            )
+            if kind == "concat"
+            else None
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool `(B, N, d)` tokens into `(B, d)`."""
+        if self.concat is not None:
+            joined: Tensor = self.concat(tokens)  # (B, N, d) -> (B, N, 8) -> (B, 8 N) -> (B, d)
+            return joined
         if self.score is None:
             return tokens.mean(1)
         weights: Tensor = self.score(tokens).softmax(1)  # (B, N, 1)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from medprism.encoders.base import Encoded, Encoder
-from medprism.encoders.connectome import check_shape
+from medprism.encoders.connectome import Pooling, ReadOut, check_shape
+from medprism.encoders.dropout import InputDropout
 
 
 class GraphEncoder(Encoder):
@@ -24,6 +25,9 @@ class GraphEncoder(Encoder):
 
     Each is followed by LayerNorm, from the second layer on around a residual connection.
 
+    Edges should be chosen among correlations, while features that have one scale train better: with `standardize` the
+    encoder standardises the features, and the cohort may leave the connectomes as they are.
+
     Args:
         regions: number R of regions.
         dim: width d of a token.
@@ -33,6 +37,11 @@ class GraphEncoder(Encoder):
         neighbours: instead of `density`, connect each region to so many others, those of largest |weight|.
         heads: attention heads of `gatv2`; must divide `dim`.
         dropout: dropout between layers, and of the attention of `gatv2`.
+        input_dropout: probability with which a feature of a node is dropped in training.
+        standardize: give every feature of every region mean 0 and variance 1 over the training batches
+            (BatchNorm without parameters, with the average over all batches seen).
+        pooling: how the tokens become one embedding: `mean`, `attention` or `concat`, see `Pooling`.
+        pooling_dropout: dropout of the `concat` read-out.
     """
 
     input_field = "connectome"
@@ -47,6 +56,10 @@ class GraphEncoder(Encoder):
         neighbours: int | None = None,
         heads: int = 4,
         dropout: float = 0.1,
+        input_dropout: float = 0.0,
+        standardize: bool = False,
+        pooling: ReadOut = "mean",
+        pooling_dropout: float = 0.5,
     ) -> None:
         super().__init__()
         if layers < 1:
@@ -61,19 +74,23 @@ class GraphEncoder(Encoder):
         self.convs = nn.ModuleList([_convolution(conv, width, dim, heads, dropout) for width in widths])
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in widths])
         self.between = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
+        self.input_dropout = InputDropout(input_dropout)
+        self.standardize = nn.BatchNorm1d(regions**2, affine=False, momentum=None) if standardize else nn.Identity()
+        self.pool = Pooling(dim, pooling, regions, pooling_dropout)
 
     def forward(self, connectome: Tensor) -> Encoded:
         """Encode `(B, R, R)` connectomes into `(B, R, d)` tokens and `(B, d)` pooled embeddings."""
         size = check_shape(connectome, self.regions).shape[0]
         edges, weights = self.edges(connectome)
-        nodes = connectome.reshape(size * self.regions, self.regions)
+        features = self.input_dropout(self.standardize(connectome.flatten(1)))
+        nodes = features.view(size * self.regions, self.regions)
         for layer, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if layer == 0:
                 nodes = norm(conv(nodes, edges, weights))
             else:
                 nodes = norm(nodes + conv(self.between(nodes), edges, weights))
         tokens = nodes.view(size, self.regions, self.dim)
-        return Encoded(tokens, tokens.mean(1))
+        return Encoded(tokens, self.pool(tokens))
 
     def edges(self, connectome: Tensor) -> tuple[Tensor, Tensor]:
         """The edges of the B graphs as one graph of B * R nodes, node b * R + r being region r of sample b.

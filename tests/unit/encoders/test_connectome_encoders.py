@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medprism.encoders import Encoder
-from medprism.encoders.connectome import ConnectomeTransformer, MLPEncoder, RegionProjection
+from medprism.encoders.connectome import ConnectomeTransformer, MLPEncoder, Pooling, RegionProjection
 from medprism.encoders.graph import GraphEncoder, strongest
 
 R = 9
@@ -20,11 +20,20 @@ CASES: dict[str, tuple[type[Encoder], dict[str, Any]]] = {
     "region": (RegionProjection, {}),
     "region-attention": (RegionProjection, {"pooling": "attention", "norm": True}),
     "region-layers": (RegionProjection, {"layers": 2}),
+    "region-concat": (RegionProjection, {"pooling": "concat"}),
     "transformer": (ConnectomeTransformer, {"dim": 16, "feedforward": 32}),
     "transformer-nameless": (ConnectomeTransformer, {"dim": 16, "feedforward": 32, "identity": False}),
+    "transformer-concat": (
+        ConnectomeTransformer,
+        {"dim": 16, "feedforward": 32, "pooling": "concat", "input_dropout": 0.5},
+    ),
     "graph-gatv2": (GraphEncoder, {"dim": 16, "density": 0.3}),
     "graph-sage": (GraphEncoder, {"dim": 16, "conv": "sage", "density": 0.3}),
     "graph-gcn": (GraphEncoder, {"dim": 16, "conv": "gcn", "neighbours": 3}),
+    "graph-concat": (
+        GraphEncoder,
+        {"dim": 16, "conv": "sage", "density": 0.3, "pooling": "concat", "input_dropout": 0.5, "standardize": True},
+    ),
     "mlp": (MLPEncoder, {"dim": 16}),
     "mlp-rows": (MLPEncoder, {"dim": 16, "flatten": False, "layers": 3}),
 }
@@ -131,6 +140,9 @@ def rename_regions(encoder: Encoder, order: Tensor) -> None:
             number = {(int(r), int(c)): e for e, (r, c) in enumerate(zip(row, column, strict=True))}
             moved = [number[tuple(sorted((int(order[r]), int(order[c]))))] for r, c in zip(row, column, strict=True)]
             encoder.first.weight.copy_(encoder.first.weight[:, moved])
+        if (pool := getattr(encoder, "pool", None)) is not None and pool.concat is not None:
+            last = pool.concat[-1].weight
+            last.copy_(last.view(len(last), R, -1)[:, order].flatten(1))
 
 
 @every_case
@@ -189,6 +201,35 @@ def test_attention_pooling_starts_as_the_mean_and_follows_its_scores() -> None:
     weights = [torch.softmax(torch.stack([score.weight[0] @ v for v in sample]), 0) for sample in tokens]
     expected = torch.stack([w @ sample for w, sample in zip(weights, tokens, strict=True)])
     torch.testing.assert_close(encoder(x).pooled, expected)
+
+
+def test_concat_pooling_reduces_each_token_and_reads_them_side_by_side() -> None:
+    torch.manual_seed(0)
+    pool, tokens = Pooling(6, "concat", tokens=R).eval(), torch.randn(2, R, 6)
+    assert pool.concat is not None
+    reduce, last = pool.concat[0], pool.concat[-1]
+    for sample, pooled in zip(tokens, pool(tokens), strict=True):
+        joined = torch.cat([reduce.weight @ sample[r] + reduce.bias for r in range(R)])
+        torch.testing.assert_close(pooled, last.weight @ joined + last.bias)
+
+
+def test_concat_pooling_drops_reduced_tokens_in_training_only() -> None:
+    pool, tokens = Pooling(6, "concat", tokens=R, dropout=0.9), torch.randn(2, R, 6)
+    assert not torch.equal(pool(tokens), pool(tokens))
+    assert torch.equal(pool.eval()(tokens), pool(tokens))
+
+
+def test_graph_standardises_features_over_training_and_chooses_edges_as_they_are() -> None:
+    torch.manual_seed(0)
+    encoder, x = GraphEncoder(R, dim=4, conv="sage", density=0.3, standardize=True), connectomes(6)
+    plain = GraphEncoder(R, dim=4, conv="sage", density=0.3)
+    plain.load_state_dict(encoder.state_dict(), strict=False)
+    encoder(x[:3]), encoder(x[3:])  # two batches of training
+    spread = torch.stack([x[:3].var(0), x[3:].var(0)]).mean(0)
+    scaled = (x - x.mean(0)) / (spread + 1e-5).sqrt()
+    encoder, plain = encoder.eval(), plain.eval()
+    plain.edges = lambda _: encoder.edges(x)  # type: ignore[method-assign]
+    torch.testing.assert_close(encoder(x).tokens, plain(scaled).tokens, atol=1e-4, rtol=1e-4)
 
 
 def test_transformer_layers_start_from_different_weights() -> None:
@@ -317,7 +358,8 @@ def test_wrong_shape_is_refused(case: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RegionProjection(R, pooling="max"), "choose 'mean' or 'attention'"),
+        (lambda: RegionProjection(R, pooling="max"), "choose 'mean', 'attention' or 'concat'"),
+        (lambda: Pooling(4, "concat"), "say how many"),
         (lambda: RegionProjection(R, dim=10, layers=1), "multiple of 4"),
         (lambda: ConnectomeTransformer(R, dim=10), "multiple of 4"),
         (lambda: GraphEncoder(R, dim=10), "multiple of 4"),
