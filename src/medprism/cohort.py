@@ -33,6 +33,7 @@ class Batch(TypedDict, total=False):
         sentences: for each sample its sentences, as raw text.
         gaze: `(B, S, H, W)` in [0, 1], one map a sentence, padded with zeros over S.
         has_gaze: `(B,)` bool.
+        weight: `(B,)` float32 weights of the samples in the training loss; their mean over the training part is 1.
     """
 
     id: Required[list[str]]
@@ -45,6 +46,7 @@ class Batch(TypedDict, total=False):
     sentences: list[list[str]]
     gaze: Tensor
     has_gaze: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,15 @@ def gather_with_grad(x: Tensor) -> Tensor:
     return gathered
 
 
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of `x` over all ranks, without gradient; every rank must call it with the same shape."""
+    if world_size() == 1:
+        return x.detach()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
 def gather_objects(value: T) -> list[T]:
     """The value of every rank, in the order of ranks; for evaluation, not for training steps."""
     if world_size() == 1:

@@ -38,11 +38,18 @@ class Method(pl.LightningModule, ABC):
         scheduler: how to make a learning-rate scheduler (stepped once an epoch) from the optimizer; none when left out.
 
     Raises:
-        CohortMismatchError: when the cohort lacks one of the fields in `requires`.
+        CohortMismatchError: when the cohort lacks one of the fields in `requires`, or has weights that the method
+            would not use.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"target"})
     """The `Batch` fields that the method reads."""
+
+    uses_weight: ClassVar[bool] = False
+    """Whether the losses weigh samples by the batch's `weight`."""
+
+    critic_lr: float | None = None
+    """Learning rate of the critics; that of the optimizer when left out."""
 
     def __init__(
         self,
@@ -62,6 +69,11 @@ class Method(pl.LightningModule, ABC):
                 f"`{self.cohort.name}` yields {_listing(self.cohort.fields)}; `{type(self).__name__}` needs "
                 f"{_listing(self.requires)}. Missing: {_listing(missing)}. Choose a cohort that has it "
                 f"(configs/data/), or a method that reads what this cohort has (configs/methods/)."
+            )
+        if "weight" in self.cohort.fields and not self.uses_weight:
+            raise CohortMismatchError(
+                f"`{self.cohort.name}` gives its samples a weight (balance=reweight), which `{type(self).__name__}` "
+                "does not use: choose balance=resample, or a method with `uses_weight`, such as ERM."
             )
 
     # ------------------------------------------------------------------------------------------ what a method says
@@ -101,7 +113,7 @@ class Method(pl.LightningModule, ABC):
         return self.output(batch, self.represent(batch))
 
     def output(self, batch: Batch, rep: Representation) -> StepOutput:
-        """Probabilities and latent blocks beside the labels that the batch happens to have."""
+        """Probabilities, latent blocks and auxiliary heads beside the labels that the batch happens to have."""
         logits = rep.logits[self.cohort.target.name].detach().float()
         kind = self.cohort.target_kind
         if kind != "value":
@@ -111,6 +123,11 @@ class Method(pl.LightningModule, ABC):
             "subject": batch.get("subject", batch["id"]),
             "probabilities": logits,
             "blocks": {name: block.detach().float() for name, block in rep.blocks.items()},
+            "heads": {
+                factor.name: rep.logits[factor.name].detach().float().softmax(-1)
+                for factor in self.cohort.attributes
+                if factor.name in rep.logits
+            },
         }
         if "target" in batch:
             output["target"] = batch["target"]
@@ -123,7 +140,8 @@ class Method(pl.LightningModule, ABC):
         critics = list(self.critic_parameters())
         taken = {id(parameter) for parameter in critics}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
-        groups: list[dict[str, Any]] = [{"params": rest}] + ([{"params": critics}] if critics else [])
+        critic_group: dict[str, Any] = {"params": critics} | ({"lr": self.critic_lr} if self.critic_lr else {})
+        groups: list[dict[str, Any]] = [{"params": rest}] + ([critic_group] if critics else [])
         optimizer = (
             self.make_optimizer(groups)
             if self.make_optimizer
@@ -133,11 +151,17 @@ class Method(pl.LightningModule, ABC):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
-    def ramp(self, share: float) -> float:
-        """Weight that rises from 0 to 1 over the first `share` of the epochs; 1 outside of a training run."""
+    def ramp(self, share: float, start: float = 0.0) -> float:
+        """Weight that is 0 for the first `start` of the epochs and rises to 1 over the next `share`.
+
+        It is 1 outside of a training run.
+        """
         trainer = self._trainer
         epochs = (trainer.max_epochs or 0) if trainer is not None else 0
-        return min(1.0, self.current_epoch / (share * epochs)) if share > 0 and epochs > 0 else 1.0
+        if epochs <= 0 or share + start <= 0:
+            return 1.0
+        late = self.current_epoch - start * epochs
+        return float(late >= 0) if share <= 0 else min(1.0, max(0.0, late / (share * epochs)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the class, so that `load_method` needs the file alone."""

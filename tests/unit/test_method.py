@@ -46,6 +46,15 @@ def test_a_cohort_without_a_needed_field_is_refused():
     assert "Choose a cohort" in said
 
 
+def test_weights_that_a_method_would_not_use_are_refused():
+    cohort = make_cohort(fields=(*make_cohort().fields, "weight")).to_dict()
+    with pytest.raises(
+        CohortMismatchError, match=r"gives its samples a weight \(balance=reweight\), which `Tiny` does"
+    ):
+        Tiny(cohort)
+    assert "weight" in ERM(cohort).cohort.fields
+
+
 def test_a_term_that_is_not_finite_is_named():
     model, batch = Tiny(make_cohort().to_dict()), make_batch(make_cohort(), 4)
     torch.nn.init.ones_(model.head.weight)

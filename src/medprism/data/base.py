@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
 
 import lightning as L
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medprism.cohort import UNKNOWN, Batch, Cohort
+from medprism.data.balance import cell_weights
 from medprism.data.errors import DataError, report
 from medprism.data.samples import IntArray, Samples
+from medprism.data.shifts import Shift, Shifted, people, shifted
 from medprism.data.splits import PARTS, Split, holdout, kfold, leave_group_out
 from medprism.distributed import world_size
 
@@ -46,12 +49,14 @@ class CohortDataset(Dataset[Batch]):
         samples: labels of the whole cohort.
         rows: positions of this data set's samples in the cohort.
         read: gives the input fields of those positions.
+        weight: `(n,)` weights of all samples of the cohort in the training loss; batches have none when left out.
     """
 
-    def __init__(self, samples: Samples, rows: IntArray, read: Reader) -> None:
+    def __init__(self, samples: Samples, rows: IntArray, read: Reader, weight: Tensor | None = None) -> None:
         self.samples = samples
         self.rows = torch.from_numpy(rows)
         self.read = read
+        self.weight = weight
         self.target = torch.from_numpy(samples.target)
         self.attributes = {name: torch.from_numpy(codes) for name, codes in samples.attributes.items()}
 
@@ -73,21 +78,27 @@ class CohortDataset(Dataset[Batch]):
             "target": self.target[rows],
             "attributes": {name: codes[rows] for name, codes in self.attributes.items()},
         }
+        if self.weight is not None:
+            batch["weight"] = self.weight[rows]
         return cast(Batch, batch)
 
 
 class EpochOrder(Sampler[int]):
     """A random order that depends on the run's seed and the epoch alone, so that a resumed run sees the same one.
 
-    Lightning calls `set_epoch`; with several processes it puts a `DistributedSampler`, which does likewise, in place.
-    In a loop of one's own each pass takes the order of the next epoch.
+    Lightning calls `set_epoch`. With several processes it wraps the order, passes `set_epoch` on, and gives each
+    process its share of the one order that equally seeded processes have. In a loop of one's own each pass takes the
+    order of the next epoch.
 
     Args:
         samples: number of samples.
+        weights: `(samples,)` how often each sample is drawn, with replacement, in relation to the others; every sample
+            comes exactly once when left out.
     """
 
-    def __init__(self, samples: int) -> None:
-        self.samples, self.epoch, self.seed = samples, 0, torch.initial_seed() % 2**62
+    def __init__(self, samples: int, weights: Tensor | None = None) -> None:
+        self.samples, self.weights = samples, weights
+        self.epoch, self.seed = 0, torch.initial_seed() % 2**62
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
@@ -96,7 +107,10 @@ class EpochOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        yield from torch.randperm(self.samples, generator=generator).tolist()
+        if self.weights is None:
+            yield from torch.randperm(self.samples, generator=generator).tolist()
+        else:
+            yield from torch.multinomial(self.weights, self.samples, replacement=True, generator=generator).tolist()
 
     def __len__(self) -> int:
         return self.samples
@@ -116,11 +130,23 @@ class CohortDataModule(L.LightningDataModule, ABC):
         fold: which fold is tested on, from 0, for `kfold`.
         test_fraction: share of the subjects that is tested on, for `holdout`.
         validation_fraction: share of the subjects outside the test part that is validated on.
-        stratify: attributes to balance over the parts, next to the target; `sex`, where there is one, when left out.
+        stratify: attributes to balance over the parts, next to the target; the shifted ones when left out, or else
+            `sex`, where there is one.
         group: attribute whose classes `leave_group_out` divides by.
         held_out: the class of `group` that is tested on, for `leave_group_out`.
         split_seed: seed of the split.
         split_file: a saved split to use instead of making one.
+        shift: for attributes the share r of training and validation subjects, in each class of the target, whose
+            attribute agrees with it (class k with class k). Test sets `same`, `inverted` (1 - r), `balanced` and
+            `native` are made of the test part; none when left out. See docs/shifts.md.
+        shift_flip: shifted attributes whose second class agrees with the target's first class.
+        shift_classes: two class names for a target or a shifted attribute that has more, such as {site: [NYU, UM]};
+            subjects of its other classes are left out.
+        shift_prevalence: share of subjects with the second class of the target under the shift.
+        balance: make all cells of target and attributes count alike in training: `resample` draws training samples
+            with replacement, `reweight` gives batches a `weight` for the loss.
+        balance_by: attributes that form those cells with the target; the shifted ones when left out, or else the
+            sensitive ones, or else all. An empty list balances the classes of the target.
     """
 
     def __init__(
@@ -137,6 +163,12 @@ class CohortDataModule(L.LightningDataModule, ABC):
         held_out: str | None = None,
         split_seed: int = 0,
         split_file: str | None = None,
+        shift: dict[str, float] | None = None,
+        shift_flip: list[str] | None = None,
+        shift_classes: dict[str, list[str]] | None = None,
+        shift_prevalence: float = 0.5,
+        balance: Literal["none", "resample", "reweight"] = "none",
+        balance_by: list[str] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -153,6 +185,15 @@ class CohortDataModule(L.LightningDataModule, ABC):
         self.held_out = held_out
         self.split_seed = split_seed
         self.split_file = split_file
+        self.shift = shift or {}
+        self.shift_flip = shift_flip or []
+        self.shift_classes = shift_classes or {}
+        self.shift_prevalence = shift_prevalence
+        self.balance = balance
+        self.balance_by = balance_by
+        not_shifted = sorted(set(self.shift_flip) - set(self.shift))
+        if not_shifted:
+            raise DataError(f"shift_flip names {not_shifted}, but the shifted attributes are {list(self.shift)}")
         self.skipped: dict[str, int] = {}
         """Why samples of the source are not in the cohort or the split, and how many."""
         self._reported = False
@@ -172,8 +213,8 @@ class CohortDataModule(L.LightningDataModule, ABC):
         """How to read input fields; `training` asks for augmentation where there is any."""
 
     @cached_property
-    def split(self) -> Split:
-        """Who is in which part."""
+    def partition(self) -> Split:
+        """Who would be in which part without a shift."""
         subjects = self.strata()
         if self.split_file is not None:
             split = Split.load(self.split_file, map(str, subjects.index))
@@ -191,14 +232,50 @@ class CohortDataModule(L.LightningDataModule, ABC):
             raise DataError(f"split=leave_group_out needs held_out, one of the {self.group} classes {known}")
         return leave_group_out(subjects, groups, self.held_out, self.validation_fraction, self.split_seed)
 
+    @cached_property
+    def split(self) -> Split:
+        """Who is in which part; the whole test part stays, training and validation subjects follow the shift."""
+        if not self.shift:
+            return self.partition
+        self.skipped |= self._shifted.left_out
+        return self._shifted.split
+
+    @property
+    def test_sets(self) -> dict[str, tuple[str, ...]]:
+        """Test set name to sample ids; together they are the test part, and they may overlap. None without a shift."""
+        if not self.shift:
+            return {}
+        sets = {**self._shifted.test_sets, "native": self.split.test}
+        samples = self.samples
+        return {name: tuple(samples.id[row] for row in samples.rows(names)) for name, names in sets.items()}
+
+    @cached_property
+    def _shifted(self) -> Shifted:
+        names = list(self.shift)
+        self._refuse_unknown(names, "shift")
+        if self.cohort.target_kind != "classes":
+            raise DataError(f"shift needs a target of classes; '{self.cohort.target.name}' is not one")
+        target, attributes = self.cohort.target, [self.cohort.attribute(name) for name in names]
+        shift = Shift.of(target, attributes, self.shift, self.shift_prevalence, self.shift_flip, self.shift_classes)
+        table = people(self.samples.strata(names), (target, *attributes))
+        return shifted(self.partition, table, shift, self.split_seed)
+
+    def _refuse_unknown(self, names: Iterable[str], what: str) -> None:
+        unknown = [name for name in names if name not in self.samples.attributes]
+        if unknown:
+            raise DataError(f"cannot {what} {unknown}: the attributes are {list(self.samples.attributes)}")
+
+    def batch_fields(self, input_field: str) -> tuple[str, ...]:
+        """The `Batch` fields of every batch, for `cohort` to declare."""
+        weight = ("weight",) if self.balance == "reweight" else ()
+        return ("id", "subject", input_field, "target", "attributes", *weight)
+
     def strata(self) -> pd.DataFrame:
         """Table with one row a subject and the codes to stratify by: the target, then attributes."""
         names = self.stratify
         if names is None:
-            names = [name for name in ("sex",) if name in self.samples.attributes]
-        unknown = [name for name in names if name not in self.samples.attributes]
-        if unknown:
-            raise DataError(f"cannot stratify by {unknown}: the attributes are {list(self.samples.attributes)}")
+            names = list(self.shift) or [name for name in ("sex",) if name in self.samples.attributes]
+        self._refuse_unknown(names, "stratify by")
         return self.samples.strata(names)
 
     def groups(self) -> dict[str, set[str]]:
@@ -230,6 +307,7 @@ class CohortDataModule(L.LightningDataModule, ABC):
         """Make the split, read what is held in memory, and report once what is left out; called on every process."""
         self.reader(training=False)
         self.rows("train")
+        _ = self.test_sets, self._training_weight  # so that what cannot be made is said before training
         if self.skipped and not self._reported:
             left_out = ", ".join(f"{reason}: {n}" for reason, n in self.skipped.items())
             report(f"{self.cohort.name}: {len(self.samples)} samples; left out: {left_out}")
@@ -252,7 +330,10 @@ class CohortDataModule(L.LightningDataModule, ABC):
         """Training samples, shuffled; an incomplete last batch is left out unless it is the only one."""
         samples = len(self.rows("train"))
         each = -(-samples // world_size())
-        return self._loader("train", True, sampler=EpochOrder(samples), drop_last=each > self.batch_size)
+        drawn = None
+        if self.balance == "resample" and self._training_weight is not None:
+            drawn = self._training_weight[torch.from_numpy(self.rows("train"))]
+        return self._loader("train", True, sampler=EpochOrder(samples, drawn), drop_last=each > self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation samples in fixed order."""
@@ -270,9 +351,33 @@ class CohortDataModule(L.LightningDataModule, ABC):
         """Training samples in fixed order, none left out, without augmentation; leakage probes learn from them."""
         return self._loader("train", False)
 
+    @cached_property
+    def _training_weight(self) -> Tensor | None:
+        """`(n,)` weights of all samples of the cohort: those of the cells in training, 1 elsewhere."""
+        if self.balance == "none":
+            return None
+        cohort, samples, rows = self.cohort, self.samples, self.rows("train")
+        if cohort.target_kind != "classes":
+            raise DataError(f"balance needs a target of classes; '{cohort.target.name}' is not one")
+        if self.balance == "reweight" and "weight" not in cohort.fields:
+            raise DataError(
+                f"balance=reweight gives batches a weight, but the cohort of {type(self).__name__} declares the fields "
+                f"{list(cohort.fields)}; let it declare `fields=self.batch_fields('{cohort.input_field}')`"
+            )
+        names = self.balance_by
+        if names is None:
+            sensitive = [factor.name for factor in cohort.attributes if factor.role == "sensitive"]
+            names = list(self.shift) or sensitive or [factor.name for factor in cohort.attributes]
+        self._refuse_unknown(names, "balance by")
+        codes = np.column_stack([samples.target, *(samples.attributes[name] for name in names)])
+        weight = torch.ones(len(samples))
+        weight[torch.from_numpy(rows)] = torch.from_numpy(cell_weights(codes[rows]))
+        return weight
+
     def _loader(self, part: str, training: bool, **options: Any) -> DataLoader[Batch]:
+        weight = self._training_weight if self.balance == "reweight" else None
         return DataLoader(
-            CohortDataset(self.samples, self.rows(part), self.reader(training)),
+            CohortDataset(self.samples, self.rows(part), self.reader(training), weight),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

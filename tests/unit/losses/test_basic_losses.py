@@ -31,6 +31,21 @@ def test_target_losses_equal_torch():
     assert torch.allclose(target_loss(logits[:, :1], labels[:, 0], "value"), F.mse_loss(logits[:, 0], labels[:, 0]))
 
 
+def test_weights_multiply_each_sample_and_leave_the_count():
+    values, weight = torch.tensor([1.0, float("inf"), 3.0]), torch.tensor([0.5, 9.0, 2.0])
+    assert float(mean_over_samples(values, torch.tensor([True, False, True]), weight)) == (0.5 * 1 + 2 * 3) / 2
+    assert float(mean_over_samples(values[::2], weight=weight[::2])) == (0.5 * 1 + 2 * 3) / 2
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(3, 3, generator=generator), torch.tensor([0, -1, 2])
+    expected = (0.5 * F.cross_entropy(logits[:1], target[:1]) + 2 * F.cross_entropy(logits[2:], target[2:])) / 2
+    assert torch.allclose(target_loss(logits, target, weight=weight), expected)
+    labels = torch.rand(3, 3, generator=generator).round()
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1)
+    assert torch.allclose(target_loss(logits, labels, "labels", weight=weight), (each * weight).mean())
+    squares = (logits[:, 0] - labels[:, 0]).square()
+    assert torch.allclose(target_loss(logits[:, :1], labels[:, 0], "value", weight=weight), (squares * weight).mean())
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])
 def test_reversal_keeps_the_value_and_turns_the_gradient(strength):
     x = torch.randn(4, requires_grad=True)
