@@ -2,7 +2,30 @@
 
 from medprism.datamodules.abide import ABIDE
 from medprism.datamodules.adhd200 import ADHD200
+from medprism.datamodules.digits import ConfoundedDigits, MorphoMNIST
 from medprism.datamodules.manifest import FmriManifest
+from medprism.datamodules.mri import MriManifest, OasisSlices
+from medprism.datamodules.mri_bids import MriBids
+from medprism.datamodules.phantoms import SimulatedVolumes
 from medprism.datamodules.simulated import SimulatedConnectomes
+from medprism.datamodules.simulated_xray import SimulatedXray
+from medprism.datamodules.xray import CheXpert, CovidXray, MimicCXR, NIHChestXray, XrayManifest
 
-__all__ = ["ABIDE", "ADHD200", "FmriManifest", "SimulatedConnectomes"]
+__all__ = [
+    "ABIDE",
+    "ADHD200",
+    "CheXpert",
+    "ConfoundedDigits",
+    "CovidXray",
+    "FmriManifest",
+    "MimicCXR",
+    "MorphoMNIST",
+    "MriBids",
+    "MriManifest",
+    "NIHChestXray",
+    "OasisSlices",
+    "SimulatedConnectomes",
+    "SimulatedVolumes",
+    "SimulatedXray",
+    "XrayManifest",
+]

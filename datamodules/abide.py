@@ -18,7 +18,7 @@ from medprism.data.errors import DataError, report
 from medprism.data.samples import IntArray, Samples, binned
 from medprism.datamodules.fmri import CHUNK, Atlas, ConnectomeDataModule, Labels, Source
 
-ATTRIBUTES = ("sex", "age", "site")
+ATTRIBUTES = ("sex", "age", "site", "site_group")
 
 
 class ABIDE(ConnectomeDataModule):
@@ -35,7 +35,9 @@ class ABIDE(ConnectomeDataModule):
         atlas: parcellation of the series: cc200, cc400, aal, ho, ez, tt or dosenbach160.
         quality_checked: only people who passed all raters.
         age_bins: bounds in years of the age classes; who lies outside has an unknown age class.
-        attributes: which of sex, age and site the cohort has.
+        attributes: which of sex, age, site and site_group the cohort has.
+        site_group: sites of the second of two groups, for questions about sites that need two classes, such as a
+            shift; the others are the first.
         atlas_table: CSV with the columns roi, x, y, z and name (or aal) of each region; when left out,
             `<root>/atlases/<atlas>_roi_names.csv` if there is one.
         **base: arguments of `ConnectomeDataModule` and `CohortDataModule`.
@@ -52,7 +54,8 @@ class ABIDE(ConnectomeDataModule):
         atlas: str = "cc200",
         quality_checked: bool = True,
         age_bins: tuple[float, ...] = (6, 12, 18, 65),
-        attributes: tuple[str, ...] = ATTRIBUTES,
+        attributes: tuple[str, ...] = ("sex", "age", "site"),
+        site_group: tuple[str, ...] = ("NYU", "UM_1", "USM", "UCLA_1"),
         atlas_table: str | None = None,
         **base: Any,
     ) -> None:
@@ -64,6 +67,7 @@ class ABIDE(ConnectomeDataModule):
         self.atlas = atlas.removeprefix("rois_")
         self.age_bins = age_bins
         self.attributes = attributes
+        self.site_group = site_group
         self.atlas_table = atlas_table
         self.fetch = Fetch(root, pipeline, band_pass_filtering, global_signal_regression, quality_checked)
 
@@ -87,6 +91,11 @@ class ABIDE(ConnectomeDataModule):
                 recoded(table, "SITE_ID", {name: k for k, name in enumerate(sites)}),
             ),
         }
+        if missing := sorted(set(self.site_group) - set(sites)):
+            raise DataError(f"site_group names {missing}, which are no sites of ABIDE; its sites are {list(sites)}")
+        grouped = table["SITE_ID"].isin(self.site_group).to_numpy()
+        groups = ("other sites", ", ".join(self.site_group))
+        known["site_group"] = (Factor("site_group", groups, role="nuisance"), grouped.astype(np.int64))
         names = tuple(table["SUB_ID"].astype(str))
         diagnosis = recoded(table, "DX_GROUP", {2: 0, 1: 1})
         samples = Samples(names, names, diagnosis, {name: known[name][1] for name in self.attributes})

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medprism.cohort import Cohort, Factor
+from medprism.cohort import Cohort
 from medprism.data.base import ArrayReader, CohortDataModule, Reader
 from medprism.data.cache import Arrays, cached
 from medprism.data.connectivity import (
@@ -30,25 +30,11 @@ from medprism.data.connectivity import (
     standardized,
 )
 from medprism.data.errors import DataError, report
+from medprism.data.samples import Labels as Labels  # the other fMRI cohorts import it from here
 from medprism.data.samples import Samples, as_text
 
 CHUNK = 50
 """Samples that a thread reads at a time: few enough for a lively bar, many enough to read a table seldom."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What the table of a cohort says.
-
-    Attributes:
-        samples: the codes of every sample.
-        target: what the codes of the target mean.
-        attributes: what the codes of each attribute mean, in the order of `samples.attributes`.
-    """
-
-    samples: Samples
-    target: Factor
-    attributes: tuple[Factor, ...]
 
 
 @dataclass(frozen=True)
@@ -184,7 +170,7 @@ class ConnectomeDataModule(CohortDataModule):
         atlas = self.atlas_of(regions)
         return Cohort(
             name=self.name,
-            fields=("id", "subject", "connectome", "target", "attributes"),
+            fields=self.batch_fields("connectome"),
             input_shape=(regions, regions),
             target=self.labels.target,
             attributes=self.labels.attributes,

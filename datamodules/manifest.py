@@ -11,15 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from medprism.cohort import Factor
 from medprism.data.cache import stamps
 from medprism.data.connectivity import FloatArray
 from medprism.data.errors import DataError
-from medprism.data.samples import IntArray, Samples, as_text, binned, coded, inferred_classes
-from medprism.datamodules.fmri import Atlas, ConnectomeDataModule, Labels, Source
-
-MOST_CLASSES = 50
-"""A column with more distinct values than this is taken for a number that was not binned."""
+from medprism.data.samples import Labels
+from medprism.data.tables import Columns, read_table
+from medprism.datamodules.fmri import Atlas, ConnectomeDataModule, Source
 
 
 class FmriManifest(ConnectomeDataModule):
@@ -70,84 +67,28 @@ class FmriManifest(ConnectomeDataModule):
         self.root = Path(root)
         self.manifest = Path(manifest)
         self.content: Literal["timeseries", "matrix"] = content
-        self.target = target
-        self.target_classes = target_classes
-        self.attributes = attributes
-        self.attribute_classes = attribute_classes or {}
-        self.bins = bins or {}
-        self.sensitive = sensitive
-        self.phrases = phrases or {}
+        self.columns = Columns(
+            target,
+            target_classes,
+            attributes,
+            attribute_classes or {},
+            bins or {},
+            sensitive=sensitive,
+            phrases=phrases or {},
+        )
         self.atlas_table = atlas_table
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        if not self.manifest.is_file():
-            raise DataError(
-                f"manifest {self.manifest} does not exist; write a CSV with the columns id, path, {self.target}"
-            )
-        separator = "\t" if self.manifest.suffix == ".tsv" else ","
-        try:
-            table = pd.read_csv(self.manifest, dtype=str, sep=separator, keep_default_na=False)
-        except ValueError as error:
-            raise DataError(
-                f"manifest {self.manifest} cannot be read ({error}); it must be a CSV with a header"
-            ) from error
-        needed = ["id", "path", self.target, *(self.attributes or []), *self.attribute_classes, *self.bins]
-        missing = [column for column in dict.fromkeys(needed) if column not in table]
-        if missing:
-            raise DataError(f"{self.manifest} lacks the columns {missing}; it has {list(table.columns)}")
-        if table.empty:
-            raise DataError(f"{self.manifest} has no rows; write one row for each scan")
-        for column in ("id", "path", self.target, *(["subject"] if "subject" in table else [])):
-            empty = np.flatnonzero([not as_text(cell) for cell in table[column]])
-            if len(empty):
-                raise DataError(f"{self.manifest}, row {empty[0] + 2}: column '{column}' is empty; fill the cell")
-        return table
+        needed = ["id", "path", *self.columns.needed]
+        return read_table(self.manifest, needed, filled=["id", "path", self.columns.target, "subject"])
 
     @cached_property
     def labels(self) -> Labels:
         """Target and attributes of the manifest."""
         table = self._table
-        target, codes = self._factor(self.target, self.target_classes, "target")
-        reserved = {"id", "path", "subject", self.target}
-        names = (
-            self.attributes
-            if self.attributes is not None
-            else [c for c in map(str, table.columns) if c not in reserved]
-        )
-        factors: list[Factor] = []
-        columns: dict[str, IntArray] = {}
-        for name in names:
-            role: Literal["sensitive", "nuisance"] = "sensitive" if name in self.sensitive else "nuisance"
-            factor, columns[name] = self._factor(name, self.attribute_classes.get(name), role)
-            factors.append(factor)
-        ids = tuple(table["id"])
-        subjects = tuple(table["subject"]) if "subject" in table else ids
-        return Labels(Samples(ids, subjects, codes, columns), target, tuple(factors))
-
-    def _factor(
-        self, name: str, classes: Sequence[str] | None, role: Literal["target", "sensitive", "nuisance"]
-    ) -> tuple[Factor, IntArray]:
-        values = self._table[name].tolist()
-        if name in self.bins:
-            codes, classes = binned(values, self.bins[name])
-            phrases = tuple((self.phrases.get(label, f"{name} {label}"),) for label in classes)
-        else:
-            classes = tuple(classes) if classes is not None else inferred_classes(values)
-            if len(classes) > MOST_CLASSES:
-                raise DataError(
-                    f"{self.manifest}: column '{name}' has {len(classes)} different values; if it is a number, give it "
-                    "bins, otherwise leave it out of attributes or name its attribute_classes"
-                )
-            codes = coded(values, classes, name, str(self.manifest))
-            phrases = tuple((self.phrases.get(label, label),) for label in classes)
-        empty = [label for code, label in enumerate(classes) if not (codes == code).any()]
-        if empty or len(classes) < (2 if role == "target" else 1):
-            raise DataError(
-                f"{self.manifest}: column '{name}' has no rows for {empty or 'a second class'} (classes "
-                f"{list(classes)}); every class needs at least one scan, so mend the column or the classes"
-            )
-        return Factor(name, tuple(classes), phrases, role), codes
+        subjects = table["subject"] if "subject" in table else table["id"]
+        return self.columns.labels(table, str(self.manifest), table["id"], subjects, {"id", "path", "subject"})
 
     def source(self) -> Source:
         """The files that the manifest names."""

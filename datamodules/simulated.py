@@ -128,7 +128,7 @@ class SimulatedConnectomes(ConnectomeDataModule):
         sex = np.zeros(self.subjects, dtype=np.int64)
         position = {name: k for k, name in enumerate(self._names)}
         for part, correlation in self.correlations.items():
-            rows = np.array([position[name] for name in self.split.part(part)])
+            rows = np.array([position[name] for name in self.partition.part(part)])
             disease[rows], sex[rows] = crossed(len(rows), correlation, _generator(self.seed, part))
         samples = Samples(self._names, self._names, disease, {"sex": sex, "site": self._site})
         return Labels(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 ABIDE_PEOPLE = 24
 ADHD200_CHILDREN = 20
@@ -104,3 +106,176 @@ def write_manifest(folder: Path, suffix: str = ".npy", regions: int = 6, seed: i
     table = pd.DataFrame(rows)
     table.to_csv(folder / "participants.csv", index=False)
     return table
+
+
+XRAY_PATIENTS = 24
+"""Patients of each X-ray release below; every patient has two images."""
+
+
+def write_picture(file: Path, seed: int, shape: tuple[int, int] = (40, 50)) -> Path:
+    """A grey PNG or JPEG of random blocks."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(256, size=(shape[0] // 5, shape[1] // 5), dtype=np.uint8)
+    Image.fromarray(np.kron(blocks, np.ones((5, 5), dtype=np.uint8))).save(file)
+    return file
+
+
+def write_dicom(file: Path, stored: np.ndarray, interpretation: str = "MONOCHROME2", **window: float) -> Path:
+    """An uncompressed radiograph of 16 bits; needs pydicom."""
+    import pydicom
+
+    scan = pydicom.Dataset()
+    scan.file_meta = pydicom.dataset.FileMetaDataset()
+    scan.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    scan.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    scan.SOPInstanceUID = pydicom.uid.generate_uid()
+    scan.PhotometricInterpretation = interpretation
+    scan.Rows, scan.Columns = stored.shape
+    scan.SamplesPerPixel, scan.PixelRepresentation = 1, 0
+    scan.BitsAllocated = scan.BitsStored = 16
+    scan.HighBit = 15
+    for name, value in window.items():
+        setattr(scan, name, value)
+    scan.PixelData = stored.astype("<u2").tobytes()
+    scan.save_as(file, enforce_file_format=True)
+    return file
+
+
+def write_chexpert(folder: Path) -> pd.DataFrame:
+    """CheXpert-v1.0-small: a frontal and a lateral image of each patient; every eighth effusion is uncertain."""
+    root = folder / "CheXpert-v1.0-small"
+    rows = []
+    for k in range(XRAY_PATIENTS):
+        for view, name in (("Frontal", "view1_frontal.jpg"), ("Lateral", "view2_lateral.jpg")):
+            path = f"{'valid' if k < 4 else 'train'}/patient{k + 1:05d}/study1/{name}"
+            write_picture(root / path, k)
+            rows.append(
+                {
+                    "Path": f"CheXpert-v1.0-small/{path}",
+                    "Sex": ["Female", "Male"][k // 2 % 2] if k != 9 else "Unknown",
+                    "Age": 40 + 2 * k,
+                    "Frontal/Lateral": view,
+                    "AP/PA": ["AP", "PA"][k // 4 % 2] if view == "Frontal" else "",
+                    "No Finding": "",
+                    "Cardiomegaly": "1.0" if k % 3 == 0 else "",
+                    "Pleural Effusion": "-1.0" if k % 8 == 7 else ["1.0", "0.0", "1.0", ""][k % 4],
+                }
+            )
+    table = pd.DataFrame(rows)
+    official = table["Path"].str.contains("/valid/")
+    table[~official].to_csv(root / "train.csv", index=False)
+    table[official].to_csv(root / "valid.csv", index=False)
+    return table
+
+
+def write_mimic_cxr(folder: Path) -> pd.DataFrame:
+    """MIMIC-CXR-JPG 2.0.0: two images of one study each; the last study has no labels; and MIMIC-IV's patients."""
+    rows, labels, patients = [], [], []
+    for k in range(XRAY_PATIENTS):
+        subject, study = 10000032 + 1000 * k, 50000001 + k
+        for image, view in enumerate((["AP", "PA"][k % 2], "LATERAL")):
+            name = f"{k:08x}-{image:08x}"
+            write_picture(folder / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}" / f"{name}.jpg", k)
+            date = 21800506 if k else 21810506
+            rows.append([name, subject, study, "CHEST", view, 2544, 3056, date])
+        if k < XRAY_PATIENTS - 1:
+            labels.append([subject, study, "", ["1.0", "", "0.0", "1.0"][k % 4] if k != 5 else "-1.0"])
+        patients.append([subject, "FM"[k // 2 % 2], 40 + k, 2178, "2014 - 2016", ""])
+    titles = ["dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows"]
+    table = pd.DataFrame(rows, columns=[*titles, "Columns", "StudyDate"])
+    table.to_csv(folder / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
+    found = pd.DataFrame(labels, columns=["subject_id", "study_id", "Atelectasis", "Pleural Effusion"])
+    for labeler in ("chexpert", "negbio"):
+        found.to_csv(folder / f"mimic-cxr-2.0.0-{labeler}.csv.gz", index=False)
+    people = ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"]
+    pd.DataFrame(patients, columns=people).to_csv(folder / "patients.csv.gz", index=False)
+    return table
+
+
+def write_nih(folder: Path) -> pd.DataFrame:
+    """NIH ChestX-ray14: half of the images in images_001/images, half in images_002/images; one age is 411."""
+    rows = []
+    for k in range(2 * XRAY_PATIENTS):
+        patient = k // 2
+        name = f"{patient + 1:08d}_{k % 2:03d}.png"
+        write_picture(folder / f"images_{1 + k % 2:03d}" / "images" / name, k, (50, 50))
+        rows.append(
+            {
+                "Image Index": name,
+                "Finding Labels": ["No Finding", "Effusion", "Cardiomegaly|Effusion", "Hernia"][patient % 4],
+                "Follow-up #": k % 2,
+                "Patient ID": patient + 1,
+                "Patient Age": "411Y" if k == 6 else f"{38 + 2 * patient:03d}Y",
+                "Patient Gender": "MF"[patient // 2 % 2],
+                "View Position": ["PA", "AP"][k % 2],
+                "OriginalImage[Width": 2682,
+                "Height]": 2749,
+            }
+        )
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "Data_Entry_2017.csv", index=False)
+    return table
+
+
+def write_covid(folder: Path) -> pd.DataFrame:
+    """The COVID-19 image data collection; the first row is unlabelled, the second has no view, the third no age."""
+    rows = []
+    for k in range(2 * XRAY_PATIENTS):
+        patient = k // 2
+        write_picture(folder / "images" / f"{k:06d}.jpg", k)
+        rows.append(
+            {
+                "image": f"images/{k:06d}.jpg",
+                "patientid": 100 + patient,
+                "sex": "MF"[patient // 2 % 2],
+                "age": "" if k == 2 else f"{44 + 1.5 * patient:.1f}",
+                "finding": "todo"
+                if k == 0
+                else ["COVID-19", "Klebsiella", "COVID-19, ARDS", "No Finding"][patient % 4],
+                "view": "" if k == 1 else ["PA", "AP", "AP Supine"][k % 3],
+            }
+        )
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "metadata.csv", index=False)
+    return table
+
+
+def write_xray_manifest(folder: Path) -> pd.DataFrame:
+    """PNG files of 12 people and their manifest."""
+    rows = []
+    for k in range(24):
+        write_picture(folder / f"scan{k}.png", k)
+        person = k % 12
+        sex, age = ["F", "M", ""][person % 3], 20 + 5 * person
+        rows.append([f"scan{k}.png", ["healthy", "ill"][person % 2], f"p{person}", sex, age, ["A", "B"][person // 6]])
+    table = pd.DataFrame(rows, columns=["image", "target", "subject", "sex", "age", "scanner"])
+    table.to_csv(folder / "images.csv", index=False)
+    return table
+
+
+def write_idx(file: Path, array: np.ndarray) -> None:
+    """Bytes in MNIST's idx format, packed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+    file.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+def write_morpho_mnist(
+    folder: Path, released: bool = False, train: int = 200, test: int = 100
+) -> dict[str, np.ndarray]:
+    """Random digits as one archive, or as the released idx files of thin and thick digits."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", train), ("test", test)):
+        arrays[f"{part}_digit"] = (np.arange(n) % 10).astype(np.uint8)
+        arrays[f"{part}_index"] = np.arange(n, dtype=np.int32)
+        thin = generator.integers(100, size=(n, 28, 28), dtype=np.uint8)
+        arrays[f"{part}_thin"], arrays[f"{part}_thick"] = thin, thin + 100
+        if released:
+            stem = {"train": "train", "test": "t10k"}[part]
+            for home, name in (("thin", "thin"), ("thic", "thick")):
+                write_idx(folder / home / f"{stem}-images-idx3-ubyte.gz", arrays[f"{part}_{name}"])
+                write_idx(folder / home / f"{stem}-labels-idx1-ubyte.gz", arrays[f"{part}_digit"])
+    if not released:
+        np.savez_compressed(folder / "morpho_mnist_thin_thick.npz", **arrays)
+    return arrays

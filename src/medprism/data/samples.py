@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medprism.cohort import UNKNOWN
+from medprism.cohort import UNKNOWN, Factor
 from medprism.data.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
@@ -76,6 +76,21 @@ class Samples:
         """The positions of all samples of `subjects`, in the order of the cohort."""
         wanted = set(subjects)
         return np.array([row for row, name in enumerate(self.subject) if name in wanted], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the table of a cohort says.
+
+    Attributes:
+        samples: the codes of every sample.
+        target: what the codes of the target mean.
+        attributes: what the codes of each attribute mean, in the order of `samples.attributes`.
+    """
+
+    samples: Samples
+    target: Factor
+    attributes: tuple[Factor, ...]
 
 
 def coded(values: Sequence[Any], classes: Sequence[str], column: str, source: str) -> IntArray:

@@ -187,7 +187,7 @@ def test_bad_table_is_explained(tmp_path) -> None:
 
 
 def test_number_column_without_bins_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("medprism.datamodules.manifest.MOST_CLASSES", 5)
+    monkeypatch.setattr("medprism.data.tables.MOST_CLASSES", 5)
     write(tmp_path)
     with pytest.raises(DataError, match="column 'age' has 12 different values"):
         _ = module(tmp_path, bins=None).labels
