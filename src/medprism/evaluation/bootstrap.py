@@ -7,12 +7,14 @@ Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
 from medprism.cohort import Cohort
+from medprism.evaluation.cells import Cells, find_cells
 from medprism.evaluation.decisions import Groups, decide, group, known_only
 from medprism.evaluation.predictions import Array, Predictions
 from medprism.evaluation.weighted import (
@@ -63,7 +65,14 @@ def resample_counts(sizes: Array, resamples: range, seed: int) -> Array:
     return counts
 
 
-def statistic(predictions: Predictions, cohort: Cohort, groups: list[Groups], subjects: Array, count: int) -> Statistic:
+def statistic(
+    predictions: Predictions,
+    cohort: Cohort,
+    groups: list[Groups],
+    subjects: Array,
+    count: int,
+    cells: Cells | None = None,
+) -> Statistic:
     """All performance and fairness numbers of predictions with known targets, as a function of counts of subjects.
 
     Args:
@@ -72,11 +81,26 @@ def statistic(predictions: Predictions, cohort: Cohort, groups: list[Groups], su
         groups: attributes.
         subjects: `(n,)` subject codes.
         count: number of subjects.
+        cells: of the samples.
     """
     if cohort.target_kind == "value":
         assert predictions.target is not None
         return RegressionStatistic(predictions.probabilities[:, 0], predictions.target, groups, subjects, count)
-    return ClassificationStatistic(decide(predictions, cohort), groups, subjects, count)
+    return ClassificationStatistic(decide(predictions, cohort), groups, subjects, count, cells)
+
+
+def cells_of(
+    predictions: Predictions,
+    cohort: Cohort,
+    groups: list[Groups],
+    chosen: Sequence[str] | None = None,
+    min_group: int = 1,
+) -> Cells | None:
+    """The cells of predictions with known targets; None where the target is not one of several classes."""
+    if cohort.target_kind != "classes":
+        return None
+    assert predictions.target is not None
+    return find_cells(decide(predictions, cohort), predictions.target, groups, cohort, chosen, min_group)
 
 
 def intervals(
@@ -116,6 +140,7 @@ def paired_difference(
     confidence: float = 0.95,
     min_group: int = 1,
     seed: int = 0,
+    cells: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """How much higher every metric of `first` is than that of `second`, with an interval.
 
@@ -129,6 +154,7 @@ def paired_difference(
         confidence: of the interval.
         min_group: groups with fewer samples are left out.
         seed: of the draws.
+        cells: attributes that form cells with the target; see `medprism.evaluation.cells.cell_attributes`.
 
     Returns:
         Metric name, such as `auroc` or `sex/equalized_odds_difference`, to `value`, `low` and `high`; None where it is
@@ -147,8 +173,13 @@ def paired_difference(
     for name, target in zip(second.ids, np.asarray(second.target), strict=True):
         if not np.array_equal(truth.get(name, target), target, equal_nan=True):
             raise ValueError(f"sample '{name}' has target {truth[name]} in the first and {target} in the second set")
-    a = statistic(first, cohort, group(first, cohort, min_group)[0], codes, len(names))
-    b = statistic(second, cohort, group(second, cohort, min_group)[0], other, len(names))
+
+    def measured(predictions: Predictions, subjects: Array) -> Statistic:
+        groups = group(predictions, cohort, min_group)[0]
+        found = cells_of(predictions, cohort, groups, cells, min_group)
+        return statistic(predictions, cohort, groups, subjects, len(names), found)
+
+    a, b = measured(first, codes), measured(second, other)
 
     def difference(counts: Array) -> dict[Path, Array]:
         left, right = a(counts), b(counts)

@@ -10,11 +10,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
+from rich.table import Table
 
 from medprism.cohort import Cohort
 from medprism.distributed import rank, world_size
+from medprism.evaluation.latent import latent, latent_table
 from medprism.evaluation.predictions import Predictions, StepOutput, write_whole
 from medprism.evaluation.report import Metrics, evaluate, flatten, scores, table
+from medprism.evaluation.sets import divide, evaluate_sets, sets_table
 
 PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
 
@@ -24,17 +27,25 @@ class Evaluator(Callback):
 
     The module must have a `cohort`, and its validation, test and predict steps return a `StepOutput`. After every
     validation epoch performance and fairness gaps are logged under `val/`, without intervals or probes; a checkpoint
-    may select on `val/auroc` or `val/worst_group_accuracy`. A test (and `trainer.validate`) adds intervals over
-    subjects and leakage probes, prints a table and writes metrics.json and predictions.csv. A prediction run
-    writes its rows of predictions.csv. Samples are gathered over all processes and copies that samplers pad with are
-    dropped, so the numbers are those of a single process.
+    may select on `val/auroc`, `val/worst_group_accuracy`, `val/worst_cell/accuracy` or, for one attribute,
+    `val/sex/worst_group/cell_accuracy`. A test (and `trainer.validate`) adds intervals over subjects and leakage
+    probes, prints a table and writes metrics.json and predictions.csv. A test measures each set of the datamodule's
+    `test_sets` as well, logged as `test/<set>/...`. A prediction run writes its rows of predictions.csv. Samples are
+    gathered over all processes and copies that samplers pad with are dropped, so the numbers are those of a single
+    process.
 
     Args:
         bootstrap: number of resamples of subjects for the intervals of a test; 0 for none.
         confidence: share of the bootstrap distribution that an interval covers.
         leakage: whether a test probes the latent blocks; it needs a datamodule with `reference_dataloader()`.
-        min_group: groups with fewer samples are left out of the fairness metrics, and named in the notes.
-        seed: of the resamples.
+        min_group: groups with fewer samples are left out of the fairness metrics, and named in the notes; cells with
+            fewer samples are left out of the worst cell.
+        cells: attributes whose classes form cells with those of the target, for the accuracy in the worst cell; the
+            sensitive ones when left out, all where none is sensitive.
+        latent: whether a test asks every latent block for every factor, by neighbours, linear and nonlinear probes,
+            and for the mutual information between blocks; see `medprism.evaluation.latent`. It takes seconds to
+            minutes, and needs a datamodule with `reference_dataloader()`.
+        seed: of the resamples, probes and critics.
         folder: where metrics.json and predictions.csv go; the trainer's `default_root_dir` when left out.
 
     Attributes:
@@ -48,6 +59,8 @@ class Evaluator(Callback):
         confidence: float = 0.95,
         leakage: bool = True,
         min_group: int = 1,
+        cells: list[str] | None = None,
+        latent: bool = False,
         seed: int = 0,
         folder: str | None = None,
     ) -> None:
@@ -60,6 +73,8 @@ class Evaluator(Callback):
         self.confidence = confidence
         self.leakage = leakage
         self.min_group = min_group
+        self.cells = cells
+        self.latent = latent
         self.seed = seed
         self.folder = folder
         self.metrics: dict[str, Metrics] = {}
@@ -82,14 +97,14 @@ class Evaluator(Callback):
     ) -> None:
         """Keep a batch of a validation epoch."""
         if not trainer.sanity_checking:
-            complete = self.leakage and trainer.state.fn == TrainerFn.VALIDATING
-            self._keep(outputs, pl_module, "validation_step", blocks=complete)
+            complete = trainer.state.fn == TrainerFn.VALIDATING
+            self._keep(outputs, pl_module, "validation_step", blocks=complete and (self.leakage or self.latent))
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Keep a batch of a test."""
-        self._keep(outputs, pl_module, "test_step", blocks=self.leakage)
+        self._keep(outputs, pl_module, "test_step", blocks=self.leakage or self.latent)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -104,7 +119,7 @@ class Evaluator(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._measure(trainer, pl_module, "val")
         else:
-            self._log(pl_module, "val", scores(self._gathered(), _cohort(pl_module), self.min_group))
+            self._log(pl_module, "val", scores(self._gathered(), _cohort(pl_module), self.min_group, self.cells))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log everything, print it, and write metrics.json and predictions.csv."""
@@ -112,18 +127,35 @@ class Evaluator(Callback):
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         predictions, cohort = self._gathered(), _cohort(pl_module)
-        reference = self._reference(trainer, pl_module) if self.leakage and predictions.blocks else None
-        self.metrics[stage] = evaluate(
-            predictions, cohort, reference, self.bootstrap, self.confidence, self.min_group, self.seed
-        )
-        if self.leakage and reference is None:
+        asked = {"leakage": self.leakage, "latent": self.latent}
+        reference = self._reference(trainer, pl_module) if any(asked.values()) and predictions.blocks else None
+        named = _test_sets(trainer) if stage == "test" else {}
+        sets, notes = divide(predictions, named, cohort, complete=_complete(trainer))
+        options: dict[str, Any] = {"bootstrap": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
+        groups: dict[str, Any] = {"min_group": self.min_group, "cells": self.cells}
+        metrics = evaluate(predictions, cohort, reference if self.leakage else None, **options, **groups)
+        metrics["sets"] = evaluate_sets(sets, cohort, **options, **groups)
+        if self.latent and reference is not None:
+            metrics["latent"], remarks = latent(
+                reference, predictions, cohort, sets, **options, device=pl_module.device
+            )
+            notes += remarks
+        if reference is None:
             why = "the steps return no blocks" if not predictions.blocks else "no datamodule has reference_dataloader()"
-            self.metrics[stage]["notes"].append(f"leakage: not probed, {why}")
-        self._log(pl_module, stage, flatten(self.metrics[stage]))
+            notes += [f"{what}: not probed, {why}" for what, wanted in asked.items() if wanted]
+        metrics["notes"] += notes
+        self.metrics[stage] = metrics
+        self._log(pl_module, stage, flatten(metrics))
         if trainer.is_global_zero:
-            predictions.save(self._folder(trainer) / PREDICTIONS, stage, cohort)
+            predictions.save(self._folder(trainer) / PREDICTIONS, stage, cohort, named)
             self._write(self._folder(trainer) / METRICS, stage)
-            Console().print(table(self.metrics[stage]))
+            for shown in self._tables(metrics):
+                Console().print(shown)
+
+    def _tables(self, metrics: Metrics) -> list[Table]:
+        shown = [table(metrics)]
+        shown += [sets_table(metrics)] if metrics["sets"] else []
+        return shown + ([latent_table(metrics)] if metrics.get("latent") else [])
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions.csv."""
@@ -164,7 +196,7 @@ class Evaluator(Callback):
     def _write(self, path: Path, stage: str) -> None:
         """Put the metrics of a stage into metrics.json, next to those of other stages."""
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        settings = ("bootstrap", "confidence", "leakage", "min_group", "seed")
+        settings = ("bootstrap", "confidence", "leakage", "min_group", "cells", "latent", "seed")
         known |= {stage: self.metrics[stage], "settings": {name: getattr(self, name) for name in settings}}
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(known, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -183,6 +215,16 @@ def _step_output(outputs: Any, module: LightningModule, step: str, blocks: bool)
         raise TypeError(f"{type(module).__name__}.{step} returned {got}; the Evaluator needs a dict with {needed}")
     kept = {name: _on_cpu(value) for name, value in outputs.items() if blocks or name != "blocks"}
     return cast(StepOutput, kept)
+
+
+def _test_sets(trainer: Trainer) -> dict[str, tuple[str, ...]]:
+    """The sets that the datamodule names, if it does."""
+    return dict(getattr(getattr(trainer, "datamodule", None), "test_sets", None) or {})
+
+
+def _complete(trainer: Trainer) -> bool:
+    """Whether all batches are tested: a number of batches, or a share below 1, limits them."""
+    return isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches >= 1
 
 
 def _on_cpu(value: Any) -> Any:

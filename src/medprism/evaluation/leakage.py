@@ -1,25 +1,20 @@
 """What can be read from a latent block: linear probes of every attribute and of the target.
 
 A probe is a logistic regression on standardised latent vectors, fitted on reference (training) samples and scored on
-the test samples. It is linear, so it bounds leakage from below: what it finds is there, what it misses may be there.
-L2-penalised logistic regression (C = 1 on unit-variance features) is scikit-learn's default: convex, so that the
-result has no seed, and with lbfgs on standardised features it converges in tens of steps. (Alain & Bengio,
-Understanding intermediate layers using linear classifier probes, 2016.)
+the test samples; see `medprism.evaluation.probes`. It is linear, so it bounds leakage from below: what it finds is
+there, what it misses may be there.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from medprism.cohort import UNKNOWN, Cohort, Factor
-from medprism.evaluation.bootstrap import intervals
-from medprism.evaluation.decisions import Decisions
-from medprism.evaluation.performance import auroc, count
+from medprism.evaluation.heads import scored
 from medprism.evaluation.predictions import Array, Predictions
-from medprism.evaluation.weighted import ClassificationStatistic, subject_codes
+from medprism.evaluation.probes import probe
 
 Leakage = dict[str, dict[str, Any]]
 
@@ -68,7 +63,7 @@ def leakage(
             continue
         found[block] = {}
         for factor in factors:
-            fit, score = _codes(reference, factor, cohort), _codes(test, factor, cohort)
+            fit, score = factor_codes(reference, factor, cohort), factor_codes(test, factor, cohort)
             if fit is None or score is None:
                 notes.append(f"leakage: {factor.name} is not given for both sets; it is not probed")
                 continue
@@ -76,8 +71,9 @@ def leakage(
             notes += [f"leakage: {factor.name} from {block}: {remark}" for remark in remarks]
             if result is not None:
                 rows, decisions = result
+                subjects, metrics = [test.subjects[row] for row in rows], ("auroc", "balanced_accuracy")
                 found[block][factor.name] = {
-                    **_scores(decisions, [test.subjects[row] for row in rows], resamples, confidence, seed),
+                    **scored(decisions, subjects, metrics, resamples, confidence, seed),
                     "chance": {"auroc": 0.5, "balanced_accuracy": 1 / len(np.unique(score[rows]))},
                     "n": len(rows),
                     "n_reference": int((fit != UNKNOWN).sum()),
@@ -85,69 +81,6 @@ def leakage(
     return found, list(dict.fromkeys(notes))
 
 
-def probe(
-    x_fit: Array, y_fit: Array, x_score: Array, y_score: Array, classes: tuple[str, ...]
-) -> tuple[tuple[Array, Decisions] | None, list[str]]:
-    """Fit a linear probe and let it decide on other samples.
-
-    Args:
-        x_fit: `(m, d)` latent vectors of the samples to fit on.
-        y_fit: `(m,)` class codes, -1 where unknown.
-        x_score: `(n, d)`.
-        y_score: `(n,)`.
-        classes: class names.
-
-    Returns:
-        The rows of `x_score` whose class was seen in fitting, with the decisions on them; None where one of the sets
-        has fewer than two such classes. And sentences on what was left out.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    notes = []
-    seen = np.unique(y_fit[y_fit != UNKNOWN])
-    unseen = np.setdiff1d(y_score[y_score != UNKNOWN], seen)
-    rows = np.flatnonzero(np.isin(y_score, seen))
-    if len(unseen):
-        lost = int(np.isin(y_score, unseen).sum())
-        named = ", ".join(classes[k] for k in unseen)
-        notes.append(f"{named} not among the reference samples; {lost} test samples left out")
-    for which, codes in (("reference", seen), ("test", np.unique(y_score[rows]))):
-        if len(codes) < 2:
-            only = classes[codes[0]] if len(codes) else "no known class"
-            return None, [*notes, f"only {only} among the {which} samples; not probed"]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-    known = y_fit != UNKNOWN
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.fit(x_fit[known].astype(np.float64), y_fit[known])
-    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
-        notes.append("the probe did not converge in 1000 steps; its score is a lower bound")
-    probabilities = model.predict_proba(x_score[rows].astype(np.float64))
-    target = np.searchsorted(seen, y_score[rows])
-    return (rows, Decisions.of_classes(probabilities, target, tuple(classes[k] for k in seen))), notes
-
-
-def _scores(
-    decisions: Decisions, subjects: list[str], resamples: int, confidence: float, seed: int
-) -> dict[str, dict[str, float | None]]:
-    codes, names = subject_codes(subjects)
-    values = {"auroc": auroc(decisions), "balanced_accuracy": float(count(decisions).metrics()["balanced_accuracy"])}
-    found = {}
-    if resamples:
-        statistic = ClassificationStatistic(decisions, [], codes, len(names))
-        found = intervals(statistic, np.bincount(codes), resamples, confidence, seed)
-    return {
-        name: {
-            "value": value,
-            "low": found[name,].low if found else None,
-            "high": found[name,].high if found else None,
-        }
-        for name, value in values.items()
-    }
-
-
-def _codes(predictions: Predictions, factor: Factor, cohort: Cohort) -> Array | None:
+def factor_codes(predictions: Predictions, factor: Factor, cohort: Cohort) -> Array | None:
+    """`(n,)` class codes of the target or an attribute; None where the predictions do not carry it."""
     return predictions.target if factor is cohort.target else predictions.attributes.get(factor.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Required, TypedDict
@@ -29,6 +29,7 @@ class StepOutput(TypedDict, total=False):
         target: `(B,)` long classes, `(B, K)` float labels, or `(B,)` float values.
         attributes: attribute name to `(B,)` long classes, -1 where unknown.
         blocks: block name to `(B, d)` latent vectors.
+        heads: attribute name to `(B, classes)` probabilities of an auxiliary head.
     """
 
     id: Required[list[str]]
@@ -37,6 +38,7 @@ class StepOutput(TypedDict, total=False):
     target: Tensor
     attributes: dict[str, Tensor]
     blocks: dict[str, Tensor]
+    heads: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Predictions:
             unknown); `None` where there is no truth.
         attributes: attribute name to `(n,)` int64 classes, -1 where unknown.
         blocks: block name to `(n, d)` float32 latent vectors.
+        heads: attribute name to `(n, classes)` float64 probabilities of an auxiliary head.
     """
 
     ids: list[str]
@@ -59,6 +62,7 @@ class Predictions:
     target: Array | None = None
     attributes: dict[str, Array] = field(default_factory=dict)
     blocks: dict[str, Array] = field(default_factory=dict)
+    heads: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that everything has one row a sample."""
@@ -66,6 +70,7 @@ class Predictions:
         rows |= {} if self.target is None else {"target": len(self.target)}
         rows |= {f"attributes['{name}']": len(values) for name, values in self.attributes.items()}
         rows |= {f"blocks['{name}']": len(values) for name, values in self.blocks.items()}
+        rows |= {f"heads['{name}']": len(values) for name, values in self.heads.items()}
         wrong = {name: count for name, count in rows.items() if count != len(self.ids)}
         if wrong:
             raise ValueError(f"{len(self.ids)} ids, but {wrong} rows; give one row for each id")
@@ -93,7 +98,7 @@ class Predictions:
             )
         first = outputs[0]
         for output in outputs:
-            for name in ("target", "attributes", "blocks"):
+            for name in ("target", "attributes", "blocks", "heads"):
                 if (name in output) != (name in first):
                     raise ValueError(f"some batches have '{name}' and some have not; return it from every step")
         return cls(
@@ -108,6 +113,9 @@ class Predictions:
             blocks={
                 name: _joined([o["blocks"][name] for o in outputs]).astype(np.float32)
                 for name in first.get("blocks", {})
+            },
+            heads={
+                name: _joined([o["heads"][name] for o in outputs]).astype(np.float64) for name in first.get("heads", {})
             },
         )
 
@@ -132,6 +140,7 @@ class Predictions:
             target=None if first.target is None else np.concatenate([_present(part.target) for part in parts]),
             attributes={name: np.concatenate([part.attributes[name] for part in parts]) for name in first.attributes},
             blocks={name: np.concatenate([part.blocks[name] for part in parts]) for name in first.blocks},
+            heads={name: np.concatenate([part.heads[name] for part in parts]) for name in first.heads},
         )
         seen: dict[str, int] = {}
         for row, name in enumerate(joined.ids):
@@ -157,13 +166,18 @@ class Predictions:
             target=None if self.target is None else self.target[index],
             attributes={name: values[index] for name, values in self.attributes.items()},
             blocks={name: values[index] for name, values in self.blocks.items()},
+            heads={name: values[index] for name, values in self.heads.items()},
         )
 
     def to_frame(self, cohort: Cohort) -> pd.DataFrame:
         """A table for people, one row a sample.
 
         Columns: `id`, `subject`, `target` (class name; the number for regression; one column `target_<class>` of 0
-        and 1 a label), `prob_<class>`, `predicted`, and each attribute (class name). What is unknown is empty.
+        and 1 a label), `prob_<class>`, `predicted`, and each attribute (class name) with the columns
+        `prob_<attribute>=<class>` of its head where it has one. What is unknown is empty.
+
+        Raises:
+            ValueError: when an attribute has the name of another column.
         """
         kind, classes = cohort.target_kind, cohort.target.classes
         columns: dict[str, Any] = {"id": self.ids, "subject": self.subjects}
@@ -186,16 +200,33 @@ class Predictions:
             chosen = self.probabilities >= 0.5
             columns["predicted"] = [";".join(np.array(classes)[row]) for row in chosen]
         for factor in cohort.attributes:
-            if factor.name in columns or factor.name == "stage":
-                raise ValueError(f"attribute '{factor.name}' has the name of a column of predictions.csv; rename it")
+            found: dict[str, Any] = {}
             if factor.name in self.attributes:
-                columns[factor.name] = _named(self.attributes[factor.name], factor)
+                found[factor.name] = _named(self.attributes[factor.name], factor)
+            if factor.name in self.heads:
+                check_probabilities(self.heads[factor.name], factor)
+                found |= dict(zip(_head_columns(factor), self.heads[factor.name].T, strict=True))
+            if {factor.name, *found} & {"stage", "sets", *columns}:
+                raise ValueError(f"attribute '{factor.name}' has the name of a column of predictions.csv; rename it")
+            columns |= found
         return pd.DataFrame(columns)
 
-    def save(self, path: str | Path, stage: str, cohort: Cohort) -> None:
-        """Write the table with a first column `stage`; rows of that stage are replaced, other stages stay."""
+    def save(
+        self, path: str | Path, stage: str, cohort: Cohort, sets: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        """Write the table with a first column `stage`; rows of that stage are replaced, other stages stay.
+
+        Args:
+            path: of the file.
+            stage: of these rows.
+            cohort: names classes and attributes.
+            sets: test set to the ids in it; adds a column `sets` with the names that a sample is in, joined by `;`.
+        """
         path = Path(path)
         frame = self.to_frame(cohort).astype(object)
+        if sets:
+            members = {name: set(ids) for name, ids in sets.items()}
+            frame["sets"] = [";".join(name for name, ids in members.items() if i in ids) for i in self.ids]
         frame.insert(0, "stage", stage)
         if path.exists():
             old = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -236,6 +267,11 @@ class Predictions:
                 for factor in cohort.attributes
                 if factor.name in frame
             },
+            heads={
+                factor.name: frame[_head_columns(factor)].to_numpy(dtype=np.float64)
+                for factor in cohort.attributes
+                if set(_head_columns(factor)) <= set(frame) and (frame[_head_columns(factor)[0]] != "").all()
+            },
         )
 
 
@@ -270,6 +306,25 @@ def _coded(names: pd.Series[str], factor: Factor, path: str | Path) -> Array:
     if wrong:
         raise ValueError(f"{path}: column of '{factor.name}' holds {wrong[:3]}; its classes are {list(factor.classes)}")
     return np.array([codes[name] for name in names], dtype=np.int64)
+
+
+def _head_columns(factor: Factor) -> list[str]:
+    return [f"prob_{factor.name}={name}" for name in factor.classes]
+
+
+def check_probabilities(head: Array, factor: Factor) -> None:
+    """Refuse what is no probability of a factor's classes.
+
+    Raises:
+        ValueError: naming the factor.
+    """
+    # half precision rounds sums of probabilities by about a hundredth; NaN fails every comparison
+    right = head.ndim == 2 and head.shape[1] == len(factor.classes)
+    if not right or not (head.min(initial=0) >= 0 and (np.abs(head.sum(axis=1) - 1) <= 0.02).all()):
+        raise ValueError(
+            f"the head of '{factor.name}' gave {head[:1].tolist()} in the first row; expected {len(factor.classes)} "
+            f"probabilities that sum to 1, for {list(factor.classes)}"
+        )
 
 
 def check_codes(codes: Array, factor: Factor) -> None:

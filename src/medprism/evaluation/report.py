@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from medprism.cohort import Cohort
-from medprism.evaluation.bootstrap import Interval, intervals, statistic
+from medprism.evaluation.bootstrap import Interval, cells_of, intervals, statistic
+from medprism.evaluation.cells import describe
 from medprism.evaluation.decisions import decide, group, known_only
 from medprism.evaluation.fairness import Fairness, fairness, regression_fairness
+from medprism.evaluation.heads import head_scores
 from medprism.evaluation.leakage import leakage
 from medprism.evaluation.performance import performance
 from medprism.evaluation.predictions import Predictions
 from medprism.evaluation.weighted import Path, subject_codes
 
 Metrics = dict[str, Any]
+
+WORST: Path = ("worst_cell", "accuracy")
+MEAN: Path = ("mean_cell", "accuracy")
 
 
 def evaluate(
@@ -29,23 +34,27 @@ def evaluate(
     confidence: float = 0.95,
     min_group: int = 1,
     seed: int = 0,
+    cells: Sequence[str] | None = None,
 ) -> Metrics:
-    """Measure performance, fairness and leakage of a set of predictions.
+    """Measure performance, fairness, auxiliary heads and leakage of a set of predictions.
 
     Args:
-        predictions: with targets, attributes and, for leakage, latent blocks.
+        predictions: with targets, attributes and, where there are any, heads and latent blocks.
         cohort: says what they are.
         reference: training samples with latent blocks, on which leakage probes are fitted; None for no leakage.
         bootstrap: number of resamples of subjects for the intervals; 0 for none.
         confidence: of the intervals.
-        min_group: groups with fewer samples are left out of everything but their size.
+        min_group: groups with fewer samples are left out of everything but their size, and so are cells.
         seed: of all draws.
+        cells: attributes that form cells with the target; the sensitive ones when left out, all where none is.
 
     Returns:
         Plain values that JSON can hold: `n`, `subjects`, `cohort`, `simulated`, `target`, `positive_class`,
         `performance` (metric to `value`, `low`, `high`), `fairness` (attribute to its gaps, `groups` and
-        `worst_group`), `leakage` (block to factor to scores) and `notes`, sentences that say what was left out and
-        why. A number that the data cannot define is None, and so are the ends of an interval that was not asked for.
+        `worst_group`), `worst_cell` (`accuracy` in the worst cell, its name and size, and all cells; empty where the
+        target is not one of several classes), `mean_cell` (mean `accuracy` over the cells), `heads` (attribute to
+        scores), `leakage` (block to factor to scores) and `notes`, sentences that say what was left out and why. A
+        number that the data cannot define is None, and so are the ends of an interval that was not asked for.
 
     Raises:
         ValueError: when predictions and cohort do not fit, or no sample has a known target.
@@ -68,11 +77,24 @@ def evaluate(
         points |= found.values
         facts |= found.facts
         notes += found.notes
+    joint = cells_of(known, cohort, groups, cells, min_group)
+    if joint:
+        points |= {WORST: float(joint.accuracy.min()), MEAN: float(joint.accuracy.mean())}
+    outside = int((joint.codes < 0).sum()) if joint else len(known)
+    if outside and groups and cohort.target_kind == "classes":
+        notes.append(
+            f"worst cell: {outside} of {len(known)} samples are in no cell: an attribute is unknown, or fewer than "
+            f"min_group = {min_group} samples are alike"
+        )
     ends: Mapping[Path, Interval] = {}
     if bootstrap:
-        values = statistic(known, cohort, groups, subjects, len(names))
+        values = statistic(known, cohort, groups, subjects, len(names), joint)
         ends = intervals(values, np.bincount(subjects), bootstrap, confidence, seed)
         notes += _undefined(points, ends, bootstrap)
+    worst_cell = describe(joint) | _nest({WORST: points.pop(WORST)}, {}, ends)[WORST[0]] if joint else {}
+    mean_cell = _nest({MEAN: points.pop(MEAN)}, {}, ends)[MEAN[0]] if joint else {}
+    heads, remarks = head_scores(predictions, cohort, bootstrap, confidence, seed)
+    notes += remarks
     metrics: Metrics = {
         "n": len(known),
         "subjects": len(names),
@@ -82,6 +104,9 @@ def evaluate(
         "positive_class": cohort.target.classes[1] if len(cohort.target.classes) == 2 else None,
         "performance": _nest({path: v for path, v in points.items() if len(path) == 1}, {}, ends),
         "fairness": _nest({path: v for path, v in points.items() if len(path) > 1}, facts, ends),
+        "worst_cell": worst_cell,
+        "mean_cell": mean_cell,
+        "heads": heads,
         "leakage": {},
     }
     if reference is not None:
@@ -91,15 +116,18 @@ def evaluate(
     return metrics
 
 
-def scores(predictions: Predictions, cohort: Cohort, min_group: int = 1) -> dict[str, float]:
-    """The performance and fairness numbers of `flatten(evaluate(...))`, from one pass of the bootstrap's arithmetic.
+def scores(
+    predictions: Predictions, cohort: Cohort, min_group: int = 1, cells: Sequence[str] | None = None
+) -> dict[str, float]:
+    """The performance, fairness, worst-cell and head numbers of `flatten(evaluate(...))`, quick enough for every epoch.
 
-    It leaves out notes, intervals and probes, and is quick enough for every validation epoch.
+    They come from one pass of the bootstrap's arithmetic, without notes, intervals and probes.
 
     Args:
         predictions: with targets and attributes.
         cohort: says what they are.
-        min_group: groups with fewer samples are left out.
+        min_group: groups and cells with fewer samples are left out.
+        cells: as in `evaluate`.
 
     Raises:
         ValueError: when no sample has a known target.
@@ -108,25 +136,36 @@ def scores(predictions: Predictions, cohort: Cohort, min_group: int = 1) -> dict
     if not len(known):
         raise ValueError(f"none of {len(predictions)} samples has a known target '{cohort.target.name}'")
     subjects, names = subject_codes(known.subjects)
-    values = statistic(known, cohort, group(known, cohort, min_group)[0], subjects, len(names))
+    groups = group(known, cohort, min_group)[0]
+    joint = cells_of(known, cohort, groups, cells, min_group)
+    values = statistic(known, cohort, groups, subjects, len(names), joint)
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # an empty group has no mean
         found = values(np.ones((1, len(names))))
-    return _with_worst({"/".join(path): float(value[0]) for path, value in found.items() if not np.isnan(value[0])})
+    flat = {"/".join(path): float(value[0]) for path, value in found.items() if not np.isnan(value[0])}
+    heads, _ = head_scores(predictions, cohort, resamples=0)
+    return _with_worst(flat | _values(heads, "heads/"))
 
 
 def flatten(metrics: Metrics) -> dict[str, float]:
     """The defined values of nested metrics as flat scalars for loggers and checkpoints.
 
-    Names are such as `auroc`, `sex/equalized_odds_difference`, `sex/worst_group/accuracy`, `sex/groups/female/auroc`
-    and `leakage/z_disease/sex/auroc`. `worst_group_accuracy` is the lowest over all attributes, for selection.
+    Names are such as `auroc`, `sex/equalized_odds_difference`, `sex/worst_group/accuracy`, `sex/groups/female/auroc`,
+    `worst_cell/accuracy`, `heads/sex/accuracy`, `leakage/z_disease/sex/auroc` and `latent/matrix/z_disease/sex/knn`;
+    those of a test set begin with its name, such as `inverted/auroc`. `worst_group_accuracy` is the lowest over all
+    attributes, for selection.
     """
     flat = {
         **_values(metrics["performance"], ""),
         **_values(metrics["fairness"], ""),
+        **_values(metrics["worst_cell"], "worst_cell/"),
+        **_values(metrics["mean_cell"], "mean_cell/"),
+        **_values(metrics["heads"], "heads/"),
         **_values(metrics["leakage"], "leakage/"),
+        **_values(metrics.get("latent", {}), "latent/"),
     }
-    return _with_worst(flat)
+    sets = {name: flatten(each) for name, each in metrics.get("sets", {}).items()}
+    return _with_worst(flat) | {f"{s}/{name}": value for s, each in sets.items() for name, value in each.items()}
 
 
 def _with_worst(flat: dict[str, float]) -> dict[str, float]:
@@ -135,7 +174,7 @@ def _with_worst(flat: dict[str, float]) -> dict[str, float]:
 
 
 def table(metrics: Metrics) -> Table:
-    """A compact table: performance, then a row for each gap and worst group, then leakage."""
+    """A compact table: performance, worst cell, heads, then a row for each gap and worst group, then leakage."""
     title = f"{metrics['cohort']}{' (simulated)' if metrics['simulated'] else ''}: {metrics['target']}"
     title += f", positive class {metrics['positive_class']}" if metrics["positive_class"] else ""
     shown = Table(title=f"{title}; {metrics['n']} samples of {metrics['subjects']} subjects")
@@ -145,6 +184,13 @@ def table(metrics: Metrics) -> Table:
     shown.add_column("interval", justify="right")
     for name, number in metrics["performance"].items():
         shown.add_row("performance", name, *_cells(number))
+    if metrics["worst_cell"]:
+        worst = metrics["worst_cell"]
+        what = " x ".join([metrics["target"], *worst["attributes"]])
+        shown.add_row(what, f"worst cell accuracy ({worst['cell']}, n = {worst['n']})", *_cells(worst["accuracy"]))
+    for attribute, numbers in metrics["heads"].items():
+        for name in ("accuracy", "auroc"):
+            shown.add_row(f"head of {attribute}", name, *_cells(numbers[name]))
     for attribute, numbers in metrics["fairness"].items():
         shown.add_section()
         for name, number in numbers.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from medprism.evaluation.cells import CellAccuracy, Cells
 from medprism.evaluation.decisions import Bools, Counts, Decisions, Groups, mean, ratio
 from medprism.evaluation.predictions import Array
 
@@ -194,9 +195,17 @@ class ClassificationStatistic:
         groups: attributes.
         subjects: `(n,)` subject codes.
         count: number of subjects S.
+        cells: of those samples, for the accuracy in the worst cell.
     """
 
-    def __init__(self, decisions: Decisions, groups: Sequence[Groups], subjects: Array, count: int) -> None:
+    def __init__(
+        self,
+        decisions: Decisions,
+        groups: Sequence[Groups],
+        subjects: Array,
+        count: int,
+        cells: Cells | None = None,
+    ) -> None:
         d, everyone = decisions, np.zeros(len(decisions), dtype=np.int64)
         self.groups = groups
         self.tally = Tally(d, groups, subjects)
@@ -209,6 +218,7 @@ class ClassificationStatistic:
             for codes, size in [(everyone, 1), *((g.codes, len(g.classes)) for g in groups)]
         ]
         self.calibration = CalibrationError(d.confidence, d.hit, subjects, count)
+        self.cells = CellAccuracy(cells, subjects) if cells else None
 
     def __call__(self, counts: Array) -> dict[Path, Array]:
         """`(B, S)` counts to named `(B,)` values."""
@@ -220,6 +230,8 @@ class ClassificationStatistic:
             **{(name,): value[:, 0] for name, value in overall.metrics().items()},
             ("calibration_error",): self.calibration(counts),
         }
+        if self.cells is not None:
+            values["worst_cell", "accuracy"], values["mean_cell", "accuracy"] = self.cells(counts)
         for groups, table, auroc in zip(self.groups, tables, aurocs[1:], strict=True):
             values |= {(groups.name, *path): value for path, value in gaps(table).items()}
             distance = np.nansum(np.abs(auroc - aurocs[0]), axis=1)

@@ -1,4 +1,4 @@
-"""`Figures`: the callback that draws, after a test, what a connectome method attends to."""
+"""`Figures`: the callback that draws, after a test, what a connectome method attends to, and latent blocks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from medprism.distributed import barrier, gather_objects, rank, world_size
 from medprism.explain import brain
 from medprism.explain.brain import Panel, phrase_of
 from medprism.explain.deletion import deletion_curve, deletion_figure, ranking_map
+from medprism.explain.latent import Latents, latent_figures
 from medprism.explain.regions import MapSums, MeanMaps, NothingToShow, difference, overlap, region_name, top_regions
 
 MOST_PANELS = 6
@@ -35,8 +36,9 @@ class FigureWarning(UserWarning):
 class Figures(pl.Callback):
     """Draw attention maps, their overlap and a deletion curve after a test, for methods with maps over brain regions.
 
-    Every process collects sums of maps during the test; process zero draws. A method without maps gets one sentence
-    in the log. A figure that fails becomes a `FigureWarning`, and the others are still drawn.
+    Every process collects sums of maps during the test; process zero draws. A method without maps, and a cohort of
+    images or volumes, gets one sentence in the log. With `latent` the latent blocks are drawn too, for every cohort.
+    A figure that fails becomes a `FigureWarning`, and the others are still drawn.
 
     Args:
         enabled: whether to draw anything.
@@ -44,6 +46,9 @@ class Figures(pl.Callback):
         deletion_draws: random orders that the deletion curve is compared with; 0 leaves the curve out. Every draw is
             ten more passes over the test set.
         atlas_image: NIfTI label image of the cohort's atlas in MNI space (label i is region i); adds volume figures.
+        latent: whether to draw the latent blocks of the test set `balanced` (of the whole test, where there is none):
+            embeddings coloured by factor, and the block x factor matrix where the evaluator measured it
+            (`--evaluator.latent true`).
         folder: where to write; `figures` in the trainer's root directory when left out.
 
     Attributes:
@@ -59,6 +64,7 @@ class Figures(pl.Callback):
         top: int = 20,
         deletion_draws: int = 10,
         atlas_image: str | None = None,
+        latent: bool = False,
         folder: str | None = None,
     ) -> None:
         if top < 1 or deletion_draws < 0:
@@ -67,9 +73,11 @@ class Figures(pl.Callback):
         self.top = top
         self.deletion_draws = deletion_draws
         self.atlas_image = atlas_image
+        self.latent = latent
         self.folder = folder
         self.written: list[Path] = []
         self._sums: MapSums | None = None
+        self._latents = Latents()
         self._skip = ""
         self._failure: Exception | None = None
 
@@ -88,6 +96,7 @@ class Figures(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start empty sums."""
         self.written, self._failure, self._skip = [], None, "" if self.enabled else "switched off"
+        self._latents = Latents()
         if not self.enabled:
             return
         cohort: Cohort = pl_module.cohort  # type: ignore[assignment] # the contract of a method
@@ -104,7 +113,12 @@ class Figures(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add the maps of one batch; with several test dataloaders only those of the first are drawn."""
+        """Add the maps and blocks of one batch; with several test dataloaders only those of the first are drawn."""
+        if self.enabled and self.latent and not self._failure and not dataloader_idx:
+            try:
+                self._latents.add(outputs, pl_module.cohort)  # type: ignore[arg-type]
+            except Exception as error:
+                self._failure = error
         if self._skip or self._failure or dataloader_idx or self._sums is None:
             return
         try:
@@ -122,22 +136,23 @@ class Figures(pl.Callback):
             return
         # Every process gathers, whatever happened to it: a process that stays away would block the others.
         gathered = gather_objects((self._sums, self._skip, self._failure))
+        latents = gather_objects(self._latents) if self.latent else []
         if rank() == 0:
             reason = next((skip for _, skip, _ in gathered if skip), "")
             failure = next((error for _, _, error in gathered if error), None)
             if failure:
                 _warn("all figures", failure)
             elif reason:
-                rank_zero_info(f"Figures: none drawn: {reason}.")
+                rank_zero_info(f"Figures: {'no maps' if self.latent else 'none'} drawn: {reason}.")
             else:
                 self._draw(trainer, pl_module, [sums for sums, _, _ in gathered if sums is not None])
+            if self.latent and not failure:
+                self._draw_latent(trainer, pl_module, latents)
         barrier()
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, sums: Sequence[MapSums]) -> None:
-        folder = Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "figures"
         cohort = sums[0].cohort
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             maps = MapSums.merge(sums).means()
         except Exception as error:
             _warn("all figures", error)
@@ -146,8 +161,31 @@ class Figures(pl.Callback):
             rank_zero_info(
                 f"Figures: '{cohort.name}' has no coordinates of its regions: bar charts replace the brains."
             )
-        for name, draw in self._figures(trainer, pl_module, cohort, maps):
+        self._write(trainer, self._figures(trainer, pl_module, cohort, maps))
+
+    def _draw_latent(self, trainer: pl.Trainer, pl_module: pl.LightningModule, latents: Sequence[Latents]) -> None:
+        sets = getattr(getattr(trainer, "datamodule", None), "test_sets", None) or {}
+        try:
+            merged = Latents.merge(latents, set(sets["balanced"]) if "balanced" in sets else None)
+            # An evaluator is known by its metrics: this package looks at no neighbour.
+            measured = (getattr(callback, "metrics", {}).get("test", {}) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+            found = next((metrics["latent"] for metrics in measured if "latent" in metrics), None)
+        except Exception as error:
+            _warn("latent figures", error)
+            return
+        if not merged.ids:
+            rank_zero_info(
+                f"Figures: no latent blocks drawn: the test steps of {type(pl_module).__name__} return none."
+            )
+            return
+        where = "test set balanced" if "balanced" in sets else "whole test"
+        self._write(trainer, latent_figures(merged, pl_module.cohort, where, found))  # type: ignore[arg-type]
+
+    def _write(self, trainer: pl.Trainer, figures: Iterable[tuple[str, Callable[[Path], Iterable[Path]]]]) -> None:
+        folder = Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "figures"
+        for name, draw in figures:
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 for path in draw(folder / name):  # one by one: what a broken figure wrote before it broke counts
                     self.written.append(path)
             except NothingToShow as reason:

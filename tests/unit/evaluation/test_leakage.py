@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from medprism.cohort import Cohort
 from medprism.evaluation import Predictions
-from medprism.evaluation.leakage import leakage, probe
+from medprism.evaluation.leakage import leakage
 from medprism.evaluation.performance import auroc
+from medprism.evaluation.probes import probe
 
 Make = Callable[..., Predictions]
 MakeCohort = Callable[..., Cohort]
