@@ -1,6 +1,10 @@
 """The methods: one file each, all behind `medprism.method.Method`."""
 
+from medprism.methods.adversarial import Adversarial
+from medprism.methods.end import EnD
 from medprism.methods.erm import ERM
+from medprism.methods.mdn import MDN
+from medprism.methods.mimmx import MIMMX
 from medprism.methods.neurolip import NeuroLIP
 
-__all__ = ["ERM", "NeuroLIP"]
+__all__ = ["ERM", "MDN", "MIMMX", "Adversarial", "EnD", "NeuroLIP"]

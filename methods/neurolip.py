@@ -63,7 +63,10 @@ class NeuroLIP(Method):
         lambda_neg: weight of the negative gradient.
         negative: what reverses the alignment of sensitive phrases: `literal` (its negative, scores bounded by 10 and
             their scale held fixed), `clamped` (its negative, no reward beyond chance), or `reversal` (the text side
-            learns it, the region encoder receives the reversed gradient).
+            learns it in full, so that sensitive phrases find their attribute and a distance from where they look means
+            something; the region encoder receives the gradient reversed, times lambda_neg).
+        within_target: align sensitive phrases within each class of the target. Where attribute and target go together
+            in training, phrases aligned over everybody find the target too, and both terms would act against it.
         lambda_global: weight of the alignment of the pooled embedding with the target's phrases.
         warmup: share of the epochs over which lambda_dis and lambda_neg rise.
         optimizer: how to make the optimizer; AdamW with learning rate 1e-3 and weight decay 1e-4 when left out.
@@ -98,6 +101,7 @@ class NeuroLIP(Method):
         distance: Distance = "cosine",
         lambda_neg: float = 0.1,
         negative: Literal["literal", "clamped", "reversal"] = "clamped",
+        within_target: bool = False,
         lambda_global: float = 0.0,
         warmup: float = 0.2,
         optimizer: Optional[OptimizerCallable] = None,  # noqa: UP045
@@ -215,9 +219,11 @@ class NeuroLIP(Method):
         if options["lambda_dis"] > 0 and self.sensitive:
             each = [self._distance(batch, rep, bank, factor) for factor in self.sensitive]
             terms["distance"] = -ramp * options["lambda_dis"] * torch.stack(each).mean()
-        if options["lambda_neg"] > 0 and self.sensitive:
-            each = [self._negative(batch, regions, bank, factor) for factor in self.sensitive]
-            terms["negative"] = ramp * options["lambda_neg"] * torch.stack(each).mean()
+        anchored = options["negative"] == "reversal" and options["lambda_dis"] > 0
+        if self.sensitive and (options["lambda_neg"] > 0 or anchored):
+            strength = ramp * options["lambda_neg"]
+            each = [self._negative(batch, regions, bank, factor, strength) for factor in self.sensitive]
+            terms["negative"] = torch.stack(each).mean()
         return terms
 
     def _alignment(self, batch: Batch, rep: Representation, bank: tuple[Tensor, Tensor]) -> Tensor:
@@ -249,19 +255,30 @@ class NeuroLIP(Method):
         apart = attention_distance(p[:, :, None], q[:, None, :], self.hparams["distance"])
         return mean_over_samples((apart * pairs).sum((1, 2)) / pairs.sum((1, 2)), p_known & q_known)
 
-    def _negative(self, batch: Batch, regions: Tensor, bank: tuple[Tensor, Tensor], factor: Factor) -> Tensor:
-        """The alignment of a sensitive attribute with its sign reversed, in one of three modes."""
-        mode, contrast = self.hparams["negative"], self.hparams["contrast"]
+    def _negative(
+        self, batch: Batch, regions: Tensor, bank: tuple[Tensor, Tensor], factor: Factor, strength: float
+    ) -> Tensor:
+        """The alignment of a sensitive attribute with its sign reversed, weighted, in one of three modes."""
+        mode = self.hparams["negative"]
         text, mask = self._tokens(bank, [list(group) for group in factor.phrases])
-        answers, _ = self._ask(text, reverse_gradient(regions) if mode == "reversal" else regions)
-        scores, classes = self._similarity(answers, text, learned=mode != "literal"), batch["attributes"][factor.name]
-        if mode == "literal":
-            return -alignment_loss(scores.clamp(-LITERAL_BOUND, LITERAL_BOUND), mask, classes, contrast)
-        loss = alignment_loss(scores, mask, classes, contrast)
+        # The strength acts on the regions alone, as in Ganin and Lempitsky (2015): the text side learns in full.
+        answers, _ = self._ask(text, reverse_gradient(regions, strength) if mode == "reversal" else regions)
+        scores = self._similarity(answers, text, learned=mode != "literal")
         if mode == "reversal":
-            return loss
-        chance = alignment_loss(torch.zeros_like(scores), mask, classes, contrast).detach()
-        return -torch.minimum(loss, chance)
+            return self._sensitive_alignment(batch, scores, mask, factor)
+        if mode == "literal":
+            bounded = scores.clamp(-LITERAL_BOUND, LITERAL_BOUND)
+            return -strength * self._sensitive_alignment(batch, bounded, mask, factor)
+        chance = self._sensitive_alignment(batch, torch.zeros_like(scores), mask, factor).detach()
+        return -strength * torch.minimum(self._sensitive_alignment(batch, scores, mask, factor), chance)
+
+    def _sensitive_alignment(self, batch: Batch, scores: Tensor, mask: Tensor, factor: Factor) -> Tensor:
+        """CALT of a sensitive attribute over everybody, or its mean over the classes of the target."""
+        known, contrast = batch["attributes"][factor.name], self.hparams["contrast"]
+        if not self.hparams["within_target"]:
+            return alignment_loss(scores, mask, known, contrast)
+        within = [known.masked_fill(batch["target"] != code, UNKNOWN) for code in range(len(self.target.classes))]
+        return torch.stack([alignment_loss(scores, mask, classes, contrast) for classes in within]).mean()
 
 
 def _sensitive_names(attributes: tuple[Factor, ...]) -> list[str]:

@@ -1,0 +1,293 @@
+"""MIMM-X: several spurious correlations taken apart by minimising mutual information between latent blocks.
+
+Fay, Reguigui, Yang, Gatidis and Kuestner, "MIMM-X: Disentangling Spurious Correlations for Medical Image Analysis",
+arXiv 2511.22990. The base is its predecessor MIMM (Fay et al., IEEE Access 11, 2023). The equations of the two modules
+that MIMM-X adds (confounder attention weighter, dynamic loss scaling) are a reconstruction, see docs/methods/mimmx.md.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any, ClassVar, Literal, Optional
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from medprism.cohort import Batch, Representation
+from medprism.dependence import build_measure
+from medprism.encoders import build_encoder
+from medprism.losses.confounders import ConfounderAttention
+from medprism.losses.information import label_information
+from medprism.losses.scaling import LossScale
+from medprism.losses.supervised import target_loss
+from medprism.method import CohortMismatchError, Method
+
+Pair = tuple[Tensor, Tensor]
+WITHOUT_CRITICS = ("dcor", "hsic", "mmd")
+
+
+class MIMMX(Method):
+    """One latent block for the target and for each spurious attribute; dependence between blocks is minimised.
+
+        L = [CE_Y + eta sum_i CE_i] / (1 + eta N)  +  r lambda s L_dep,
+
+    where r waits for the critics (`critic_warmup`) and rises over `ramp_share`, and s weighs the gradients
+    (`scaling`). L_dep is the mean over all pairs of blocks (`pairwise`: MIMM), or I(F_Y; [F_1 ... F_N]) with one critic
+    (`joint`), or that of blocks weighted by attention (`weighted`). Only the target's block predicts the target.
+
+    Args:
+        cohort: plain values of the cohort; the command line fills it in.
+        spurious: attributes that get a block; all of the cohort when left out.
+        encoder: short name of an encoder for the cohort's input, or the import path of your own.
+        encoder_options: arguments of that encoder.
+        block_dim: width of each latent block.
+        eta: weight of each attribute's cross-entropy beside the target's.
+        lambda_dep: weight of the dependence between blocks; 0 gives the multi-task baseline.
+        measure: the measure of dependence: `dv`, `nwj`, `infonce`, `smile`, `js`, `club` (trained critics), `dcor`,
+            `hsic` or `mmd` (without critics).
+        measure_options: its arguments, such as `hidden` and `negatives`.
+        pairs: which blocks are held against each other.
+        weighter: how `weighted` weighs attributes: `attention` scales their blocks in one critic, `terms` weighs N
+            critics by their estimates.
+        tau: temperature of those weights; large for uniform ones.
+        beta: weight of the dependence between the attributes' blocks, for `joint` and `weighted`; one pair a step.
+        conditional: whether dependence is measured within each class of the target, so that it does not fight the
+            correlation of the labels.
+        scaling: how the dependence is scaled to the cross-entropy: `off`, `norms` (ratio of gradient norms, never
+            above 1), or `gradnorm`.
+        scaling_over: where gradients are compared: at the last activation that all blocks `share`, or over all
+            `parameters` of the encoder, at the cost of two more backward passes.
+        scaling_momentum: share of the old value in the moving average of the norms; 0 with `parameters` is the rule of
+            MIMM.
+        critic_warmup: share of the epochs in which critics train and the dependence does not count yet.
+        ramp_share: share of the epochs after that over which its weight rises.
+        schedule: `simultaneous` updates critics and encoder in one backward pass, `alternating` in turns of batches;
+            the latter under DDP needs `ddp_find_unused_parameters_true`.
+        encoder_batches: length of an encoder's turn, for `alternating`.
+        critic_batches: length of a critics' turn, for `alternating`.
+        critic_lr: learning rate of the critics; that of the optimizer when left out.
+        optimizer: how to make the optimizer; AdamW with learning rate 1e-3 and weight decay 1e-4 when left out.
+        scheduler: how to make the learning-rate scheduler; none when left out.
+
+    Raises:
+        CohortMismatchError: when the target is not one of several classes, or there is no attribute.
+        KeyError: when an attribute is not one of the cohort's.
+        ValueError: when a number makes no sense, or the measure or encoder refuses its options.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"target", "attributes"})
+    uses_weight: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        cohort: dict[str, Any],
+        spurious: list[str] | None = None,
+        encoder: str = "small",
+        encoder_options: dict[str, Any] | None = None,
+        block_dim: int = 2,
+        eta: float = 1.0,
+        lambda_dep: float = 1.0,
+        measure: str = "dv",
+        measure_options: dict[str, Any] | None = None,
+        pairs: Literal["pairwise", "joint", "weighted"] = "weighted",
+        weighter: Literal["attention", "terms"] = "attention",
+        tau: float = 1.0,
+        beta: float = 1.0,
+        conditional: bool = False,
+        scaling: Literal["off", "norms", "gradnorm"] = "norms",
+        scaling_over: Literal["shared", "parameters"] = "shared",
+        scaling_momentum: float = 0.9,
+        critic_warmup: float = 0.0,
+        ramp_share: float = 0.0,
+        schedule: Literal["simultaneous", "alternating"] = "simultaneous",
+        encoder_batches: int = 2,
+        critic_batches: int = 5,
+        critic_lr: float | None = None,
+        optimizer: Optional[OptimizerCallable] = None,  # noqa: UP045
+        scheduler: Optional[LRSchedulerCallable] = None,  # noqa: UP045
+    ) -> None:
+        super().__init__(cohort, optimizer, scheduler)
+        if self.cohort.target_kind != "classes" or not self.cohort.attributes:
+            raise CohortMismatchError(
+                f"`{self.cohort.name}` has a target of kind '{self.cohort.target_kind}' and "
+                f"{len(self.cohort.attributes)} attributes; `MIMMX` needs classes and at least one attribute. "
+                f"Choose such a cohort, or ERM."
+            )
+        if block_dim < 1 or eta < 0 or lambda_dep < 0 or beta < 0 or min(encoder_batches, critic_batches) < 1:
+            raise ValueError(
+                f"block_dim={block_dim}, eta={eta}, lambda_dep={lambda_dep}, beta={beta}, "
+                f"encoder_batches={encoder_batches}, critic_batches={critic_batches}: "
+                "widths and turns are at least 1, weights at least 0"
+            )
+        self.target = self.cohort.target
+        names = [factor.name for factor in self.cohort.attributes] if spurious is None else spurious
+        self.spurious = tuple(self.cohort.attribute(name) for name in dict.fromkeys(names))
+        if not self.spurious:
+            raise ValueError("spurious is empty; name at least one attribute, or use ERM")
+        self.encoder = build_encoder(self.cohort, encoder, encoder_options)
+        self.factors = (self.target, *self.spurious)
+        self.cut = nn.Linear(self.encoder.dim, len(self.factors) * block_dim)
+        self.heads = nn.ModuleList([nn.Linear(block_dim, len(factor.classes)) for factor in self.factors])
+        self.scale = LossScale(scaling, scaling_momentum)
+        self.critic_lr = critic_lr
+        if lambda_dep > 0:
+            self._build_critics(measure, measure_options or {})
+
+    def _build_critics(self, measure: str, options: dict[str, Any]) -> None:
+        d, count = int(self.hparams["block_dim"]), len(self.spurious)
+        pairs = self.hparams["pairs"]
+        if self.hparams["conditional"] and measure not in WITHOUT_CRITICS:
+            options = {
+                "classes": len(self.target.classes),
+                **options,
+            }  # critics that see the class give a tighter bound
+        if pairs == "pairwise":
+            dims = [(d, d)] * len(list(combinations(self.factors, 2)))
+        elif pairs == "weighted" and self.hparams["weighter"] == "terms":
+            dims = [(d, d)] * count
+        else:
+            dims = [(d, count * d)]
+        self.measure = build_measure(measure, dims, **options)
+        self.attention: ConfounderAttention | None = None
+        if pairs == "weighted" and self.hparams["weighter"] == "attention":
+            self.attention = ConfounderAttention(count, d, tau=self.hparams["tau"])
+            # A measure without critics has no max-player; one confounder has nothing to weigh.
+            self.attention.requires_grad_(self.measure.trained and count > 1)
+        self.among = None
+        if pairs != "pairwise" and count > 1 and self.hparams["beta"] > 0:
+            # One critic for all pairs of attributes, told apart by their places: its cost does not grow with N.
+            self.among = build_measure(measure, [(count * d, count * d)], **options)
+
+    # ---------------------------------------------------------------------------------------------------- forward
+    def represent(self, batch: Batch) -> Representation:
+        """A block and logits for the target and each spurious attribute; `pooled` is what the blocks are cut from."""
+        pooled = self.encoder(batch[self.cohort.input_field]).pooled  # type: ignore[literal-required]
+        blocks = self.cut(pooled).chunk(len(self.factors), dim=1)
+        named = {factor.name: block for factor, block in zip(self.factors, blocks, strict=True)}
+        logits = {name: head(block) for (name, block), head in zip(named.items(), self.heads, strict=True)}
+        return Representation(logits=logits, blocks={**named, "pooled": pooled})
+
+    # ----------------------------------------------------------------------------------------------------- losses
+    def losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
+        """The cross-entropies `target` and `<attribute>`, and `dependence`; nothing in a critics' turn."""
+        if self._critics_turn():
+            return {}
+        eta, weight = self.hparams["eta"], batch.get("weight")
+        share = 1 / (1 + eta * len(self.spurious))
+        terms = {"target": share * target_loss(rep.logits[self.target.name], batch["target"], weight=weight)}
+        for factor in self.spurious:
+            labels = batch["attributes"][factor.name]
+            terms[factor.name] = share * eta * target_loss(rep.logits[factor.name], labels, weight=weight)
+        weight_now = self.hparams["lambda_dep"] * self.ramp(self.hparams["ramp_share"], self.hparams["critic_warmup"])
+        if self.hparams["lambda_dep"] > 0:
+            dependence = self._dependence(batch, rep)
+            # The target's cross-entropy is the task; with the attributes' it is what the dependence is weighed against.
+            labels_loss = torch.stack(list(terms.values())).sum()
+            local = self.hparams["scaling_over"] == "shared"
+            shared = [rep.blocks["pooled"]] if local else [p for p in self.encoder.parameters() if p.requires_grad]
+            floor = self._floor(batch)
+            scale = self.scale(labels_loss, dependence, shared, local, floor)
+            terms["dependence"] = weight_now * scale * dependence
+            self._note({"dependence_raw": dependence, "dependence_floor": floor, "dependence_scale": scale})
+        return terms
+
+    def critic_losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
+        """`critic` (and `critic_among` the attributes) on detached blocks; nothing in an encoder's turn."""
+        if self.hparams["lambda_dep"] <= 0 or not self.measure.trained or self._encoders_turn():
+            return {}
+        given, weight = self._given(batch), batch.get("weight")
+        blocks = self._blocks(rep, detached=True)
+        # The attention is part of the critics: its gradient must pass, that of the blocks has been cut.
+        pairs = self._pairs(blocks, frozen=False)[0]
+        terms = {"critic": self.measure.critic_loss(pairs, given, weight, detach=False)}
+        if self.among is not None:
+            terms["critic_among"] = self.among.critic_loss([self._pair_among(blocks)], given, weight)
+        return terms
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Those of the critics, and of the attention that feeds them."""
+        if self.hparams["lambda_dep"] <= 0:
+            return []
+        parts = [part for part in (self.measure, self.among, self.attention) if part is not None]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def _dependence(self, batch: Batch, rep: Representation) -> Tensor:
+        given, weight = self._given(batch), batch.get("weight")
+        blocks = self._blocks(rep, detached=False)
+        pairs, alpha = self._pairs(blocks, frozen=True)
+        each = self.measure(pairs, given, weight)
+        if self.hparams["pairs"] == "weighted" and self.hparams["weighter"] == "terms":
+            share = (each.detach().clamp(min=0) / self.hparams["tau"]).softmax(0)
+            alpha = share.expand(len(blocks[0]), -1)
+            total: Tensor = (share * each).sum()
+        else:
+            total = each.mean()
+        if alpha is not None:
+            shares = zip(self.spurious, alpha.detach().mean(0), strict=True)
+            self._note({f"attention_{factor.name}": value for factor, value in shares})
+        if self.among is not None:
+            total = total + self.hparams["beta"] * self.among([self._pair_among(blocks)], given, weight).mean()
+        return total
+
+    def _pairs(self, blocks: list[Tensor], frozen: bool) -> tuple[list[Pair], Tensor | None]:
+        """The pairs that the measure compares, and the attention `(B, N)` where there is one."""
+        target, others = blocks[0], blocks[1:]
+        if self.hparams["pairs"] == "pairwise":
+            return list(combinations(blocks, 2)), None
+        if self.attention is not None:
+            weighted, alpha = self.attention(torch.stack(others, 1), frozen or not self.measure.trained)
+            return [(target, weighted)], alpha
+        if self.hparams["pairs"] == "weighted":
+            return [(target, other) for other in others], None
+        return [(target, torch.cat(others, 1))], None
+
+    def _pair_among(self, blocks: list[Tensor]) -> Pair:
+        """This step's pair of attributes' blocks, each `(B, N d)` in its own place among zeros."""
+        every = list(combinations(range(len(self.spurious)), 2))
+        first, second = every[self.global_step % len(every)]
+        return _placed(blocks[1:], first), _placed(blocks[1:], second)
+
+    def _blocks(self, rep: Representation, detached: bool) -> list[Tensor]:
+        blocks = [rep.blocks[factor.name] for factor in self.factors]
+        return [block.detach() for block in blocks] if detached else blocks
+
+    def _given(self, batch: Batch) -> Tensor | None:
+        return batch["target"] if self.hparams["conditional"] else None
+
+    def _floor(self, batch: Batch) -> Tensor:
+        """What accurate heads force upon the dependence: information that the labels share, mean over attributes."""
+        if self.hparams["conditional"]:
+            return batch["target"].new_zeros((), dtype=torch.float)
+        weight = batch.get("weight")
+        each = [label_information(batch["target"], batch["attributes"][f.name], weight) for f in self.spurious]
+        return torch.stack(each).mean()
+
+    # ------------------------------------------------------------------------------------------------------ turns
+    def _critics_turn(self) -> bool:
+        """Whether this training batch belongs to the critics alone."""
+        options = self.hparams
+        if options["schedule"] == "simultaneous" or not self.training or options["lambda_dep"] <= 0:
+            return False
+        if not self.measure.trained:
+            return False
+        encoder, critics = int(options["encoder_batches"]), int(options["critic_batches"])
+        return self.global_step % (encoder + critics) >= encoder
+
+    def _encoders_turn(self) -> bool:
+        return self.hparams["schedule"] == "alternating" and self.training and not self._critics_turn()
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        """Log what is not a term of the loss."""
+        if self._trainer is not None:
+            stage = "train" if self.training else "val"
+            self.log_dict(
+                {f"{stage}/{name}": value.detach() for name, value in values.items()},
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+            )
+
+
+def _placed(blocks: list[Tensor], index: int) -> Tensor:
+    return torch.cat([block if k == index else torch.zeros_like(block) for k, block in enumerate(blocks)], 1)
