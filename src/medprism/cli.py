@@ -19,6 +19,7 @@ commands:
   validate   measure on the validation part
   test       measure on the test part: metrics.json, predictions.csv, figures
   predict    write predictions.csv alone
+  benchmark  compare methods over cohorts and seeds: a suite of benchmarks/
 
 examples:
   lightning fit --config configs/neurolip_simulated.yaml
@@ -53,6 +54,11 @@ def main(args: Sequence[str] | None = None) -> Any:
     if words in ([], ["-h"], ["--help"]):
         print(HELP, end="")
         return None
+    if words[:1] == ["benchmark"]:
+        from medprism.benchmark.command import benchmark
+
+        status = benchmark(words[1:])
+        return status if args is not None else sys.exit(min(1, status))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from medprism.commands import EXPLAINED, run
 

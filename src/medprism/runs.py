@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from medprism.cohort import Cohort
+
 _PACKAGES = ("medprism", "torch", "lightning", "torchmetrics", "torch-geometric", "open_clip_torch", "nilearn",
              "fairlearn", "scikit-learn", "numpy", "pandas")  # fmt: skip
 
@@ -41,7 +43,7 @@ def environment(fingerprint: str = "") -> dict[str, Any]:
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes config.yaml, environment.json and split.json into the folder of the run, before anything is trained."""
+    """Writes config, cohort, environment and split into the folder of the run, before anything is trained."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the records; only `fit` writes config.yaml, so that a later test does not change it."""
@@ -52,7 +54,10 @@ class RunRecord(SaveConfigCallback):
         config = folder / "config.yaml"
         if stage == "fit" or not config.exists():
             self.parser.save(self.config, config, skip_unset=False, overwrite=True, multifile=False)
-        record = environment(getattr(getattr(pl_module, "cohort", None), "fingerprint", ""))
+        cohort = getattr(pl_module, "cohort", None)
+        if isinstance(cohort, Cohort):
+            _write_json(folder / "cohort.json", cohort.to_dict())
+        record = environment(getattr(cohort, "fingerprint", ""))
         _write_json(
             folder / ("environment.json" if stage == "fit" else f"environment_{TrainerFn(stage).value}.json"), record
         )

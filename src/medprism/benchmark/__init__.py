@@ -1,0 +1,1 @@
+"""Comparisons: a suite becomes runs, runs become statistics, statistics become tables."""

@@ -1,0 +1,106 @@
+"""`lightning benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from medprism.benchmark.runner import Outcome, run_all, state_of
+from medprism.benchmark.suite import Job, Suite, SuiteError
+
+
+def benchmark(words: Sequence[str]) -> int:
+    """Run what is missing of a suite, then write its tables; the number of failed runs decides the status."""
+    parser = argparse.ArgumentParser(
+        "lightning benchmark",
+        description="Runs methods x cohorts x seeds x folds of a suite, each in its own process, and writes tables. "
+        "Finished runs are kept: after an interruption the same command goes on.",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="suite file, such as benchmarks/shortcuts.yaml")
+    parser.add_argument("--data", type=Path, help="folder of data sets; cohorts that need one are left out without it")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; runs/benchmark/<suite> when left out")
+    parser.add_argument("--results", type=Path, help="folder of the tables; <runs>/results when left out")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--cohorts", nargs="+", help="only these cohorts of the suite")
+    parser.add_argument("--methods", nargs="+", help="only these methods of the suite")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and their state, and run nothing")
+    parser.add_argument("--tables-only", action="store_true", help="run nothing, and write the tables of what is there")
+    parser.add_argument("--again", action="store_true", help="run again what finished with other code")
+    options = parser.parse_args(words)
+    try:
+        suite = Suite.read(options.config, options.data)
+        every = suite.jobs()
+    except SuiteError as error:
+        parser.error(str(error))
+    runs = options.runs or Path("runs", "benchmark", suite.name)
+    console = Console(stderr=True)
+    if suite.without_data:
+        console.print(f"Left out, as --data names no folder of data sets: {', '.join(suite.without_data)}")
+    for chosen, known, what in (
+        (options.cohorts, suite.cohorts, "cohorts"),
+        (options.methods, suite.methods, "methods"),
+    ):
+        if wrong := set(chosen or []) - set(known):
+            parser.error(f"the suite has no {what} {sorted(wrong)}; it has {list(known)}")
+    jobs = [job for job in every if _wanted(job, options)]
+    states = [state_of(job, runs) for job in jobs]
+    if options.dry_run:
+        _list(states, console, options.workers)
+        return 0
+    failed = [] if options.tables_only else _run(jobs, runs, options.workers, options.again, console)
+    from medprism.benchmark.tables import write
+
+    data = " --data DATA" if "{data}" in options.config.read_text(encoding="utf-8") else ""
+    command = f"lightning benchmark --config {options.config.as_posix()}{data}"
+    text = write(suite, [state_of(job, runs) for job in every], options.results or runs / "results", command)
+    Console().print(Markdown(text))
+    return len(failed)
+
+
+def _wanted(job: Job, options: argparse.Namespace) -> bool:
+    return (
+        job.cohort in (options.cohorts or [job.cohort])
+        and job.method in (options.methods or [job.method])
+        and job.seed in (options.seeds or [job.seed])
+    )
+
+
+def _run(jobs: Sequence[Job], runs: Path, workers: int, again: bool, console: Console) -> list[Outcome]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    failed = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("runs", total=len(jobs))
+        for outcome in run_all(jobs, runs, workers, again):
+            progress.advance(bar)
+            if outcome.state == "failed":
+                failed.append(outcome)
+                progress.console.print(f"failed: {outcome.job.name}: {outcome.error}", markup=False)
+            elif outcome.state == "finished":
+                progress.console.print(f"{outcome.job.name}: {outcome.seconds:.0f} s", markup=False, highlight=False)
+    return failed
+
+
+def _list(states: Sequence[Outcome], console: Console, workers: int) -> None:
+    """The runs, and an estimate of the time from the finished ones of the same cell, or of all."""
+    known = [each.seconds for each in states if each.seconds and each.state != "failed"]
+    missing, seconds = 0, 0.0
+    for each in states:
+        print(f"{each.state:8} {each.job.name}")
+        if each.state in ("missing", "failed"):
+            same = [o.seconds for o in states if o.seconds and _cell(o) == _cell(each)] or known
+            missing, seconds = missing + 1, seconds + (sum(same) / len(same) if same else 0)
+    text = f"{len(states)} runs, {missing} to do"
+    console.print(
+        f"{text}, about {seconds / workers / 60:.0f} minutes" if known else f"{text}; no run to estimate from"
+    )
+
+
+def _cell(outcome: Outcome) -> tuple[str, str]:
+    return outcome.job.cohort, outcome.job.method

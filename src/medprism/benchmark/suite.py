@@ -1,0 +1,200 @@
+"""What a suite file says: which methods meet which cohorts, and what is the same for all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MODEL, DATA = "model", "data"
+PLACE = "{data}"
+"""Stands in a suite for the folder of data sets that the command line names."""
+
+QUIET: dict[str, Any] = {
+    "test_after_fit": True,
+    "figures": {"enabled": False},
+    "evaluator": {"bootstrap": 0},
+    "trainer": {"logger": False, "enable_progress_bar": False, "enable_model_summary": False},
+}
+"""What every run has unless the suite says otherwise: tables need predictions, not pictures."""
+
+
+class SuiteError(ValueError):
+    """A suite file that cannot be run; the message says what to mend."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training with its test.
+
+    Attributes:
+        cohort: name of the cohort in the suite.
+        method: name of the method in the suite.
+        seed: seed of the split, of the weights and of the training order.
+        fold: number of the test fold, or None without folds.
+        config: the whole config of `lightning fit`, but for the folder of the run.
+    """
+
+    cohort: str
+    method: str
+    seed: int
+    fold: int | None
+    config: Mapping[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """Folder of the run: readable, and different whenever an argument is."""
+        plain = json.dumps(self.config, sort_keys=True)
+        fold = "" if self.fold is None else f"_fold{self.fold}"
+        return f"{self.cohort}/{self.method}/seed{self.seed}{fold}_{hashlib.sha256(plain.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A comparison of methods over cohorts.
+
+    Attributes:
+        name: name of the suite file.
+        title: a sentence for tables.
+        reference: the method that differences are taken to.
+        cohorts: name to `data` config (file or mapping), `folds`, `seeds`, and overrides of the whole config.
+        methods: name to `model` config (file or mapping), overrides, and optionally `cohorts` it is limited to.
+        seeds: seeds of every cell.
+        common: config that every run has, such as trainer and checkpoint.
+        shown: metrics in the Markdown table, for each test set.
+        base: folder that paths in the suite are relative to.
+        folder: folder of data sets, in place of `{data}` in the suite; cohorts that need it are left out without.
+    """
+
+    name: str
+    title: str
+    reference: str
+    cohorts: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    common: Mapping[str, Any]
+    shown: tuple[str, ...]
+    base: Path
+    folder: Path | None = None
+
+    @classmethod
+    def read(cls, path: Path, folder: Path | None = None, base: Path | None = None) -> Suite:
+        """Read a suite file.
+
+        Args:
+            path: YAML file.
+            folder: folder of data sets.
+            base: folder that the suite's paths are relative to; the working directory when left out.
+
+        Raises:
+            SuiteError: when the file is missing, no YAML mapping, or lacks a key.
+        """
+        if not path.is_file():
+            raise SuiteError(f"there is no suite {path}; the shipped ones are benchmarks/*.yaml")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise SuiteError(f"{path} is not valid YAML: {error}") from error
+        wanted = ("reference", "cohorts", "methods")
+        if not isinstance(content, dict) or any(not content.get(key) for key in wanted):
+            raise SuiteError(f"{path} must be a mapping with the keys {', '.join(wanted)} (and title, seeds, common)")
+        unknown = set(content) - {*wanted, "title", "seeds", "common", "shown"}
+        if unknown:
+            raise SuiteError(
+                f"{path} has unknown keys {sorted(unknown)}; expected {', '.join(wanted)}, title, seeds, common, shown"
+            )
+        if content["reference"] not in content["methods"]:
+            raise SuiteError(f"{path}: reference '{content['reference']}' is none of {list(content['methods'])}")
+        return cls(
+            name=path.stem,
+            title=str(content.get("title", path.stem)),
+            reference=content["reference"],
+            cohorts=content["cohorts"],
+            methods=content["methods"],
+            seeds=tuple(content.get("seeds", (0, 1, 2))),
+            common=content.get("common", {}),
+            shown=tuple(content.get("shown", ("accuracy", "auroc"))),
+            base=base or Path(),
+            folder=folder,
+        )
+
+    @property
+    def without_data(self) -> list[str]:
+        """Cohorts that need a folder of data sets which was not named."""
+        return [name for name, cell in self.cohorts.items() if self.folder is None and PLACE in json.dumps(cell)]
+
+    def jobs(self) -> list[Job]:
+        """Every run of the suite, all methods of a seed before the next seed."""
+        cells = [
+            (seed, cohort, method)
+            for seed in sorted({seed for name in self.cohorts for seed in self._seeds(name)})
+            for cohort in self.cohorts
+            for method in self.methods
+            if seed in self._seeds(cohort)
+            and cohort not in self.without_data
+            and cohort in self.methods[method].get("cohorts", self.cohorts)
+        ]
+        return [self._job(*cell, fold) for cell in cells for fold in self._folds(cell[1])]
+
+    def _seeds(self, cohort: str) -> tuple[int, ...]:
+        return tuple(self.cohorts[cohort].get("seeds", self.seeds))
+
+    def _folds(self, cohort: str) -> list[int | None]:
+        folds = self.cohorts[cohort].get("folds")
+        return [None] if folds is None else list(range(folds))
+
+    def _job(self, seed: int, cohort: str, method: str, fold: int | None) -> Job:
+        cell, way = self.cohorts[cohort], self.methods[method]
+        config = merged({"seed_everything": seed, **QUIET}, self._resolved(self.common))
+        for part in (cell, way):
+            config = merged(config, self._resolved({k: v for k, v in part.items() if k not in _OWN}))
+        config = merged(config, self._resolved(way.get("for_cohort", {}).get(cohort, {})))
+        data: dict[str, Any] = {"init_args": {"split_seed": seed}}
+        if fold is not None:
+            data["init_args"] |= {"split": "kfold", "folds": cell["folds"], "fold": fold}
+        return Job(cohort, method, seed, fold, self._placed(merged(config, {DATA: data})))
+
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._placed(item) for key, item in value.items()}
+        return value.replace(PLACE, str(self.folder)) if isinstance(value, str) else value
+
+    def _resolved(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with the contents of files in place of their names."""
+        out: dict[str, Any] = {}
+        for key, value in config.items():
+            if key in (MODEL, DATA, "trainer") and isinstance(value, str):
+                out[key] = self._file(value)
+            elif isinstance(value, Mapping) and "file" in value:
+                rest = {name: item for name, item in value.items() if name != "file"}
+                out[key] = merged(self._file(value["file"]), rest)
+            else:
+                out[key] = value
+        return out
+
+    def _file(self, name: str) -> dict[str, Any]:
+        path = self.base / name
+        if not path.is_file():
+            raise SuiteError(f"suite {self.name} names {name}, which is not there; paths are relative to {self.base}")
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return content
+
+
+_OWN = ("folds", "seeds", "cohorts", "for_cohort", "label")
+
+
+def merged(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the values of `over`, mapping by mapping; another `class_path` drops the old `init_args`."""
+    if "class_path" in over and over["class_path"] != config.get("class_path", over["class_path"]):
+        config = {key: value for key, value in config.items() if key != "init_args"}
+    out = dict(config)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
