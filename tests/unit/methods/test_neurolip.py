@@ -299,3 +299,41 @@ def test_a_fixed_seed_gives_the_same_numbers_and_a_copy_is_equal():
     first, second = build(seed=3), build(seed=3)
     assert torch.equal(total(first, batch), total(second, batch))
     assert torch.equal(total(copy.deepcopy(first), batch), total(first, batch))
+
+
+def test_reversal_teaches_sensitive_phrases_whenever_the_distance_needs_them():
+    batch = make_batch(make_cohort())
+    model = build(negative="reversal", lambda_neg=0.0, lambda_dis=1.0)
+    terms = model.losses(batch, model.represent(batch))
+    assert terms["negative"].item() == pytest.approx(sensitive_alignment(model, batch).item(), abs=1e-6)
+    terms["negative"].backward()
+    assert model.attend.query.weight.grad.abs().max() > 0
+    assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
+    plain = build(negative="reversal", lambda_neg=0.0, lambda_dis=0.0)
+    assert "negative" not in plain.losses(batch, plain.represent(batch))
+
+
+def test_the_strength_of_a_reversal_acts_on_the_encoder_alone():
+    batch = make_batch(make_cohort())
+    weak, strong = build(negative="reversal", lambda_neg=0.25), build(negative="reversal", lambda_neg=1.0)
+    for model in (weak, strong):
+        model.losses(batch, model.represent(batch))["negative"].backward()
+    for (name, one), two in zip(weak.named_parameters(), strong.parameters(), strict=True):
+        if two.grad is not None:
+            factor = 0.25 if name.startswith("encoder") else 1.0
+            assert torch.allclose(one.grad, factor * two.grad, atol=1e-6), name
+
+
+@pytest.mark.parametrize("mode", ["literal", "clamped", "reversal"])
+def test_sensitive_phrases_can_be_aligned_within_each_class_of_the_target(mode):
+    batch = make_batch(make_cohort(), n=32)
+    model = build(negative=mode, lambda_neg=1.0, within_target=True)
+    rep, bank, each = model.represent(batch), model._bank(), []
+    for factor in model.sensitive:
+        text, mask = model._tokens(bank, [list(group) for group in factor.phrases])
+        scores = model._similarity(model._ask(text, rep.tokens["regions"])[0], text)
+        scores = scores.clamp(-10, 10) if mode == "literal" else scores
+        rows = [batch["target"] == code for code in range(len(model.target.classes))]
+        loss = torch.stack([alignment_loss(scores[r], mask, batch["attributes"][factor.name][r]) for r in rows]).mean()
+        each.append(loss if mode == "reversal" else -loss if mode == "literal" else -loss.clamp(max=math.log(2)))
+    assert torch.allclose(model.losses(batch, rep)["negative"], torch.stack(each).mean(), atol=1e-5)
