@@ -198,6 +198,9 @@ def collect(names: list[str], seeds: list[int], folds: int, runs: Path, cohort: 
             row[f"{label} sd over seeds"] = np.std(values, ddof=1) if len(values) > 1 else None
         documents = [json.loads((f / "metrics.json").read_text())["test"] for group in folders for f in group]
         row["AUROC, mean of folds"] = np.mean([d["performance"]["auroc"]["value"] for d in documents])
+        chosen = [f / "selection.json" for g in folders for f in g if (f / "selection.json").exists()]
+        if chosen:
+            row["validation AUROC, chosen epoch"] = np.mean([json.loads(path.read_text())["value"] for path in chosen])
         row["seconds a run"] = np.mean([float((f / "done").read_text().split()[0]) for g in folders for f in g])
         rows.append(row)
         for block in documents[0]["leakage"]:
