@@ -11,21 +11,26 @@ from medprism.cohort import Batch, Factor, Representation
 from medprism.losses.gradient import reverse_gradient
 from medprism.losses.supervised import target_loss
 from medprism.methods.erm import ERM
+from medprism.methods.mimmx import spurious_factors
 
 
 class Adversarial(ERM):
     """ERM whose pooled embedding must not tell the attributes (Ganin et al., JMLR 17, 2016).
 
     A head of each attribute learns to read it from the pooled embedding, and the encoder receives the reversed gradient
-    with strength `s (2 / (1 + exp(-gamma p)) - 1)`, where p rises from 0 to 1 over training.
+    with strength `s (2 / (1 + exp(-gamma p)) - 1)`, where p is the share of the epochs that have passed.
 
     Args:
         cohort: plain values of the cohort; the command line fills it in.
         spurious: attributes to remove; all of the cohort when left out.
-        strength: strength s of the reversed gradient at the end of training.
+        strength: strength s that the reversed gradient approaches; `s tanh(gamma / 2)` at the end of training.
         gamma: how fast it is reached.
         hidden: width of the hidden layer of each attribute's head.
         **erm: arguments of `ERM`.
+
+    Raises:
+        KeyError: when an attribute is not one of the cohort's.
+        ValueError: when there is no attribute, or a number makes no sense.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"target", "attributes"})
@@ -40,8 +45,11 @@ class Adversarial(ERM):
         **erm: Any,
     ) -> None:
         super().__init__(cohort, **erm)
-        names = [factor.name for factor in self.cohort.attributes] if spurious is None else spurious
-        self.spurious = tuple(self.cohort.attribute(name) for name in names)
+        if strength < 0 or gamma <= 0 or hidden < 1:
+            raise ValueError(
+                f"strength={strength}, gamma={gamma}, hidden={hidden}: expected at least 0, above 0, and at least 1"
+            )
+        self.spurious = spurious_factors(self.cohort, spurious)
         self.adversaries = nn.ModuleList([self._adversary(factor, hidden) for factor in self.spurious])
 
     def _adversary(self, factor: Factor, hidden: int) -> nn.Module:

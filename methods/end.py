@@ -9,7 +9,9 @@ from torch import Tensor
 
 from medprism.cohort import Batch, Representation
 from medprism.losses.entangle import entangle_disentangle
+from medprism.method import CohortMismatchError
 from medprism.methods.erm import ERM
+from medprism.methods.mimmx import spurious_factors
 
 
 class EnD(ERM):
@@ -24,6 +26,11 @@ class EnD(ERM):
         disentangle: weight of the first term.
         entangle: weight of the second term.
         **erm: arguments of `ERM`.
+
+    Raises:
+        CohortMismatchError: when the target is not one of several classes.
+        KeyError: when an attribute is not one of the cohort's.
+        ValueError: when there is no attribute, or a weight is below 0.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"target", "attributes"})
@@ -38,8 +45,14 @@ class EnD(ERM):
         **erm: Any,
     ) -> None:
         super().__init__(cohort, **erm)
-        names = [factor.name for factor in self.cohort.attributes] if spurious is None else spurious
-        self.spurious = tuple(self.cohort.attribute(name) for name in names)
+        if self.cohort.target_kind != "classes":
+            raise CohortMismatchError(
+                f"`{self.cohort.name}` has a target of kind '{self.cohort.target_kind}'; `EnD` pulls samples of one "
+                "target class together and needs classes. Choose such a cohort, or Adversarial."
+            )
+        if min(disentangle, entangle) < 0:
+            raise ValueError(f"disentangle={disentangle}, entangle={entangle}: weights are at least 0")
+        self.spurious = spurious_factors(self.cohort, spurious)
 
     def losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
         """The terms of ERM, `disentangle` and `entangle`."""

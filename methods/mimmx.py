@@ -14,10 +14,12 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from medprism.cohort import Batch, Representation
-from medprism.dependence import build_measure
+from medprism.cohort import UNKNOWN, Batch, Cohort, Factor, Representation
+from medprism.dependence import MutualInformation, build_measure
+from medprism.distributed import gather_with_grad
 from medprism.encoders import build_encoder
 from medprism.losses.confounders import ConfounderAttention
+from medprism.losses.group import group_index
 from medprism.losses.information import label_information
 from medprism.losses.scaling import LossScale
 from medprism.losses.supervised import target_loss
@@ -25,6 +27,26 @@ from medprism.method import CohortMismatchError, Method
 
 Pair = tuple[Tensor, Tensor]
 WITHOUT_CRITICS = ("dcor", "hsic", "mmd")
+CHOICES = {
+    "pairs": ("pairwise", "joint", "weighted"),
+    "weighter": ("attention", "terms"),
+    "scaling_over": ("shared", "parameters"),
+    "schedule": ("simultaneous", "alternating"),
+}
+
+
+def spurious_factors(cohort: Cohort, names: list[str] | None) -> tuple[Factor, ...]:
+    """The attributes of these names, each once; all of the cohort for None.
+
+    Raises:
+        KeyError: when the cohort has no such attribute.
+        ValueError: when there is none.
+    """
+    every = [factor.name for factor in cohort.attributes] if names is None else names
+    if not every:
+        known = [factor.name for factor in cohort.attributes]
+        raise ValueError(f"spurious is empty; name at least one attribute of '{cohort.name}' ({known}), or use ERM")
+    return tuple(cohort.attribute(name) for name in dict.fromkeys(every))
 
 
 class MIMMX(Method):
@@ -49,23 +71,26 @@ class MIMMX(Method):
         measure_options: its arguments, such as `hidden` and `negatives`.
         pairs: which blocks are held against each other.
         weighter: how `weighted` weighs attributes: `attention` scales their blocks in one critic, `terms` weighs N
-            critics by their estimates.
+            critics by their estimates. The attention learns with critics that maximise the dependence, and is uniform
+            for `club`, `dcor`, `hsic` and `mmd`.
         tau: temperature of those weights; large for uniform ones.
         beta: weight of the dependence between the attributes' blocks, for `joint` and `weighted`; one pair a step.
         conditional: whether dependence is measured within each class of the target, so that it does not fight the
             correlation of the labels.
         scaling: how the dependence is scaled to the cross-entropy: `off`, `norms` (ratio of gradient norms, never
             above 1), or `gradnorm`.
-        scaling_over: where gradients are compared: at the last activation that all blocks `share`, or over all
-            `parameters` of the encoder, at the cost of two more backward passes.
+        scaling_over: where gradients are compared: at the last activation that all blocks share (`shared`), or over
+            all `parameters` of the encoder, at the cost of two more backward passes. A frozen encoder has neither:
+            then over those of the layer that cuts the blocks.
         scaling_momentum: share of the old value in the moving average of the norms; 0 with `parameters` is the rule of
             MIMM.
         critic_warmup: share of the epochs in which critics train and the dependence does not count yet.
         ramp_share: share of the epochs after that over which its weight rises.
-        schedule: `simultaneous` updates critics and encoder in one backward pass, `alternating` in turns of batches;
-            the latter under DDP needs `ddp_find_unused_parameters_true`.
-        encoder_batches: length of an encoder's turn, for `alternating`.
-        critic_batches: length of a critics' turn, for `alternating`.
+        schedule: `simultaneous` updates critics and encoder in one backward pass, `alternating` in turns; the latter
+            under DDP needs `ddp_find_unused_parameters_true`.
+        encoder_batches: length of an encoder's turn in steps of the optimizer (batches, unless gradients are
+            accumulated), for `alternating`.
+        critic_batches: length of a critics' turn, likewise.
         critic_lr: learning rate of the critics; that of the optimizer when left out.
         optimizer: how to make the optimizer; AdamW with learning rate 1e-3 and weight decay 1e-4 when left out.
         scheduler: how to make the learning-rate scheduler; none when left out.
@@ -114,6 +139,14 @@ class MIMMX(Method):
                 f"{len(self.cohort.attributes)} attributes; `MIMMX` needs classes and at least one attribute. "
                 f"Choose such a cohort, or ERM."
             )
+        for name, choices in CHOICES.items():
+            if self.hparams[name] not in choices:
+                raise ValueError(f"{name} is '{self.hparams[name]}'; choose one of {', '.join(choices)}")
+        if not (0 <= critic_warmup <= 1 and 0 <= ramp_share <= 1 and tau > 0):
+            raise ValueError(
+                f"critic_warmup={critic_warmup}, ramp_share={ramp_share}, tau={tau}: the first two are shares of the "
+                "epochs in [0, 1], a temperature is above 0"
+            )
         if block_dim < 1 or eta < 0 or lambda_dep < 0 or beta < 0 or min(encoder_batches, critic_batches) < 1:
             raise ValueError(
                 f"block_dim={block_dim}, eta={eta}, lambda_dep={lambda_dep}, beta={beta}, "
@@ -121,10 +154,7 @@ class MIMMX(Method):
                 "widths and turns are at least 1, weights at least 0"
             )
         self.target = self.cohort.target
-        names = [factor.name for factor in self.cohort.attributes] if spurious is None else spurious
-        self.spurious = tuple(self.cohort.attribute(name) for name in dict.fromkeys(names))
-        if not self.spurious:
-            raise ValueError("spurious is empty; name at least one attribute, or use ERM")
+        self.spurious = spurious_factors(self.cohort, spurious)
         self.encoder = build_encoder(self.cohort, encoder, encoder_options)
         self.factors = (self.target, *self.spurious)
         self.cut = nn.Linear(self.encoder.dim, len(self.factors) * block_dim)
@@ -152,8 +182,9 @@ class MIMMX(Method):
         self.attention: ConfounderAttention | None = None
         if pairs == "weighted" and self.hparams["weighter"] == "attention":
             self.attention = ConfounderAttention(count, d, tau=self.hparams["tau"])
-            # A measure without critics has no max-player; one confounder has nothing to weigh.
-            self.attention.requires_grad_(self.measure.trained and count > 1)
+            # Only these critics are a max-player (that of `club` fits a likelihood, which small weights of wide blocks
+            # would raise); and one confounder has nothing to weigh.
+            self.attention.requires_grad_(isinstance(self.measure, MutualInformation) and count > 1)
         self.among = None
         if pairs != "pairwise" and count > 1 and self.hparams["beta"] > 0:
             # One critic for all pairs of attributes, told apart by their places: its cost does not grow with N.
@@ -180,21 +211,24 @@ class MIMMX(Method):
             labels = batch["attributes"][factor.name]
             terms[factor.name] = share * eta * target_loss(rep.logits[factor.name], labels, weight=weight)
         weight_now = self.hparams["lambda_dep"] * self.ramp(self.hparams["ramp_share"], self.hparams["critic_warmup"])
-        if self.hparams["lambda_dep"] > 0:
+        if self.hparams["lambda_dep"] > 0 and self._large_enough(batch):
             dependence = self._dependence(batch, rep)
             # The target's cross-entropy is the task; with the attributes' it is what the dependence is weighed against.
             labels_loss = torch.stack(list(terms.values())).sum()
-            local = self.hparams["scaling_over"] == "shared"
-            shared = [rep.blocks["pooled"]] if local else [p for p in self.encoder.parameters() if p.requires_grad]
+            local = self.hparams["scaling_over"] == "shared" and rep.blocks["pooled"].requires_grad
+            trained = [p for p in self.encoder.parameters() if p.requires_grad] or list(self.cut.parameters())
+            shared = [rep.blocks["pooled"]] if local else trained
             floor = self._floor(batch)
-            scale = self.scale(labels_loss, dependence, shared, local, floor)
+            scale = self.scale(labels_loss, dependence, shared, local, floor if self.measure.trained else None)
             terms["dependence"] = weight_now * scale * dependence
-            self._note({"dependence_raw": dependence, "dependence_floor": floor, "dependence_scale": scale})
+            self._note(batch, {"dependence_raw": dependence, "dependence_floor": floor, "dependence_scale": scale})
         return terms
 
     def critic_losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
         """`critic` (and `critic_among` the attributes) on detached blocks; nothing in an encoder's turn."""
         if self.hparams["lambda_dep"] <= 0 or not self.measure.trained or self._encoders_turn():
+            return {}
+        if not self._large_enough(batch):
             return {}
         given, weight = self._given(batch), batch.get("weight")
         blocks = self._blocks(rep, detached=True)
@@ -225,7 +259,7 @@ class MIMMX(Method):
             total = each.mean()
         if alpha is not None:
             shares = zip(self.spurious, alpha.detach().mean(0), strict=True)
-            self._note({f"attention_{factor.name}": value for factor, value in shares})
+            self._note(batch, {f"attention_{factor.name}": value for factor, value in shares})
         if self.among is not None:
             total = total + self.hparams["beta"] * self.among([self._pair_among(blocks)], given, weight).mean()
         return total
@@ -236,7 +270,7 @@ class MIMMX(Method):
         if self.hparams["pairs"] == "pairwise":
             return list(combinations(blocks, 2)), None
         if self.attention is not None:
-            weighted, alpha = self.attention(torch.stack(others, 1), frozen or not self.measure.trained)
+            weighted, alpha = self.attention(torch.stack(others, 1), frozen)
             return [(target, weighted)], alpha
         if self.hparams["pairs"] == "weighted":
             return [(target, other) for other in others], None
@@ -245,7 +279,8 @@ class MIMMX(Method):
     def _pair_among(self, blocks: list[Tensor]) -> Pair:
         """This step's pair of attributes' blocks, each `(B, N d)` in its own place among zeros."""
         every = list(combinations(range(len(self.spurious)), 2))
-        first, second = every[self.global_step % len(every)]
+        # Each player counts its own steps: by those of both it could meet the same few pairs in all of its turns.
+        first, second = every[self._turn()[1] % len(every)]
         return _placed(blocks[1:], first), _placed(blocks[1:], second)
 
     def _blocks(self, rep: Representation, detached: bool) -> list[Tensor]:
@@ -256,28 +291,67 @@ class MIMMX(Method):
         return batch["target"] if self.hparams["conditional"] else None
 
     def _floor(self, batch: Batch) -> Tensor:
-        """What accurate heads force upon the dependence: information that the labels share, mean over attributes."""
+        """What accurate heads force upon the dependence: the information that labels share, over the same pairs.
+
+        Within a class of the target it is 0 for the target's pairs; there attributes are taken as independent. `terms`
+        are averaged here with equal weights.
+        """
         if self.hparams["conditional"]:
             return batch["target"].new_zeros((), dtype=torch.float)
-        weight = batch.get("weight")
-        each = [label_information(batch["target"], batch["attributes"][f.name], weight) for f in self.spurious]
-        return torch.stack(each).mean()
+        target, others = batch["target"], [batch["attributes"][factor.name] for factor in self.spurious]
+        if self.hparams["pairs"] == "pairwise":
+            return self._shared_by_labels(list(combinations([target, *others], 2)), batch)
+        if self.hparams["pairs"] == "weighted" and self.hparams["weighter"] == "terms":
+            floor = self._shared_by_labels([(target, other) for other in others], batch)
+        else:
+            together = group_index(others, [len(factor.classes) for factor in self.spurious])
+            floor = self._shared_by_labels([(target, together)], batch)
+        if self.among is not None:
+            floor = floor + self.hparams["beta"] * self._shared_by_labels(list(combinations(others, 2)), batch)
+        return floor
+
+    @staticmethod
+    def _shared_by_labels(pairs: list[Pair], batch: Batch) -> Tensor:
+        first, second = (torch.stack(labels, 1) for labels in zip(*pairs, strict=True))
+        return label_information(first, second, batch.get("weight")).mean()
+
+    def _large_enough(self, batch: Batch) -> bool:
+        """Whether the dependence can be measured; the last batch of an evaluation may be too small, and goes without.
+
+        A training batch that is too small is an error, which the measure raises.
+        """
+        if self.training:
+            return True
+        target = gather_with_grad(batch["target"])
+        sizes = target[target != UNKNOWN].bincount(minlength=1)
+        return (int(sizes.max()) if self.hparams["conditional"] else len(target)) >= self.measure.minimum
 
     # ------------------------------------------------------------------------------------------------------ turns
     def _critics_turn(self) -> bool:
         """Whether this training batch belongs to the critics alone."""
-        options = self.hparams
-        if options["schedule"] == "simultaneous" or not self.training or options["lambda_dep"] <= 0:
-            return False
-        if not self.measure.trained:
-            return False
-        encoder, critics = int(options["encoder_batches"]), int(options["critic_batches"])
-        return self.global_step % (encoder + critics) >= encoder
+        return self._alternates() and self._turn()[0]
 
     def _encoders_turn(self) -> bool:
-        return self.hparams["schedule"] == "alternating" and self.training and not self._critics_turn()
+        return self._alternates() and not self._turn()[0]
 
-    def _note(self, values: dict[str, Tensor]) -> None:
+    def _alternates(self) -> bool:
+        options = self.hparams
+        return (
+            options["schedule"] == "alternating"
+            and options["lambda_dep"] > 0
+            and self.measure.trained
+            and self.training
+        )
+
+    def _turn(self) -> tuple[bool, int]:
+        """Whether this step of the optimizer is in a critics' turn, and how many steps its player had before."""
+        if self.hparams["schedule"] == "simultaneous":
+            return False, self.global_step
+        encoder, critics = int(self.hparams["encoder_batches"]), int(self.hparams["critic_batches"])
+        cycle, place = divmod(self.global_step, encoder + critics)
+        return (True, cycle * critics + place - encoder) if place >= encoder else (False, cycle * encoder + place)
+
+    def _note(self, batch: Batch, values: dict[str, Tensor]) -> None:
         """Log what is not a term of the loss."""
         if self._trainer is not None:
             stage = "train" if self.training else "val"
@@ -286,6 +360,7 @@ class MIMMX(Method):
                 on_step=False,
                 on_epoch=True,
                 sync_dist=True,
+                batch_size=len(batch["id"]),
             )
 
 

@@ -62,8 +62,11 @@ class ConfounderAttention(nn.Module):
         Returns:
             S `(n, N d)` and alpha `(n, N)`, whose rows sum to 1.
         """
-        weight, bias, out = (p.detach() if frozen else p for p in (self.weight, self.bias, self.out))
-        scores = torch.tanh(standardised(blocks) @ weight + bias) @ out  # (n, N, d) (d, h) + (N, h) -> (n, N)
+        blocks = blocks if blocks.dtype == torch.float64 else blocks.float()
+        held = (p.detach() if frozen else p for p in (self.weight, self.bias, self.out))
+        weight, bias, out = (p.to(blocks.dtype) for p in held)
         confounders = blocks.shape[1]
-        alpha = (1 - UNIFORM) * (scores / self.tau).softmax(-1) + UNIFORM / confounders
-        return (confounders * alpha[..., None] * blocks).flatten(1), alpha
+        with torch.autocast(blocks.device.type, enabled=False):  # half precision is too coarse for mean and variance
+            scores = torch.tanh(standardised(blocks) @ weight + bias) @ out  # (n, N, d) (d, h) + (N, h) -> (n, N)
+            alpha = (1 - UNIFORM) * (scores / self.tau).softmax(-1) + UNIFORM / confounders
+            return (confounders * alpha[..., None] * blocks).flatten(1), alpha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +27,8 @@ def entangle_disentangle(embedding: Tensor, target: Tensor, attribute: Tensor) -
     """
     own = F.normalize(gather_with_grad(embedding).float(), dim=1)
     target, attribute = gather_with_grad(target), gather_with_grad(attribute)
-    cosines = own @ own.T  # (n, n)
+    with torch.autocast(own.device.type, enabled=False):  # half precision has three digits of a cosine
+        cosines = own @ own.T  # (n, n)
     known = (target != UNKNOWN) & (attribute != UNKNOWN)
     pairs = (known[:, None] & known[None, :]).fill_diagonal_(False)
     biased = attribute[:, None] == attribute[None, :]

@@ -17,6 +17,9 @@ from medprism.distributed import gather_with_grad, mean_over_ranks, world_size
 
 TINY = 1e-12
 
+NOISE = 0.1
+"""Nat of mutual information that an estimate from one batch cannot tell from 0."""
+
 
 def norm_ratio(first: Tensor, second: Tensor) -> Tensor:
     """`clip(|g_1| / |g_2|, 0, 1)`: scales the second gradient down to the first, and never up.
@@ -64,6 +67,12 @@ class LossScale(nn.Module):
 
     Attributes:
         scale: the weight of the last step.
+        norms: moving averages of the norms of both gradients; -1 before the first step.
+        weights: those of `gradnorm`.
+        start: values of both losses in the first step; -1 before it.
+
+    Raises:
+        ValueError: for an unknown rule, or a momentum out of range.
     """
 
     scale: Tensor
@@ -77,11 +86,13 @@ class LossScale(nn.Module):
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"scaling_momentum is {momentum}; it must lie in [0, 1)")
+        if rule not in ("off", "norms", "gradnorm"):
+            raise ValueError(f"scaling is '{rule}'; choose off, norms or gradnorm")
         self.rule, self.momentum, self.alpha = rule, momentum, alpha
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("norms", torch.full((2,), -1.0))
         self.register_buffer("weights", torch.ones(2))
-        self.register_buffer("start", torch.full((), -1.0))
+        self.register_buffer("start", torch.full((2,), -1.0))
 
     def forward(
         self, first: Tensor, second: Tensor, shared: Sequence[Tensor], local: bool, floor: Tensor | None = None
@@ -95,8 +106,8 @@ class LossScale(nn.Module):
                 parameters.
             local: whether `shared` holds samples of this rank (norms are then over the samples of all ranks) rather
                 than parameters (norms are then of the mean gradient of all ranks).
-            floor: scalar value that the second loss is relative to in `gradnorm`, such as the labels' mutual
-                information; its first value when left out.
+            floor: scalar in nat that a second loss in nat is relative to in `gradnorm`, such as the labels' mutual
+                information, at least `NOISE`; the loss's own first value when left out.
 
         Returns:
             Scalar without gradient.
@@ -106,15 +117,15 @@ class LossScale(nn.Module):
         new = torch.stack([_norm(loss, shared, local) for loss in (first, second)])
         if not new.isfinite().all():
             return self.scale.clone()  # the terms themselves are not finite, and the method says so
-        old = self.norms
+        old = self.norms.clone()
         self.norms.copy_(torch.where(old < 0, new, self.momentum * old + (1 - self.momentum) * new))
         if self.rule == "norms":
             self.scale.copy_(norm_ratio(self.norms[0], self.norms[1]))
         else:
             values = torch.stack([first, second]).detach().float()
-            if self.start < 0:
-                self.start.copy_(values[0])
-            rates = values / torch.stack([self.start, self.start if floor is None else floor]).clamp(min=TINY)
+            self.start.copy_(torch.where(old[:1] < 0, values, self.start))
+            whole = self.start[1] if floor is None else floor.clamp(min=NOISE)
+            rates = values / torch.stack([self.start[0], whole]).clamp(min=TINY)
             self.weights.copy_(gradnorm_weights(self.weights, self.norms, rates, self.alpha))
             self.scale.copy_(self.weights[1] / self.weights[0])
         return self.scale.clone()
