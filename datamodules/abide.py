@@ -91,7 +91,8 @@ class ABIDE(ConnectomeDataModule):
                 recoded(table, "SITE_ID", {name: k for k, name in enumerate(sites)}),
             ),
         }
-        if missing := sorted(set(self.site_group) - set(sites)):
+        missing = sorted(set(self.site_group) - set(sites))
+        if missing and "site_group" in self.attributes:
             raise DataError(f"site_group names {missing}, which are no sites of ABIDE; its sites are {list(sites)}")
         grouped = table["SITE_ID"].isin(self.site_group).to_numpy()
         groups = ("other sites", ", ".join(self.site_group))

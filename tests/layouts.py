@@ -279,3 +279,43 @@ def write_morpho_mnist(
     if not released:
         np.savez_compressed(folder / "morpho_mnist_thin_thick.npz", **arrays)
     return arrays
+
+
+OASIS_PEOPLE = 20
+
+
+def write_oasis(folder: Path) -> pd.DataFrame:
+    """OASIS-1 slices of random pixels, and their table."""
+    rows = []
+    generator = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for k in range(OASIS_PEOPLE):
+        row = {"id": f"OAS1_{k:04d}_MR1", "sex": "FM"[k % 2], "age": 61 + k, "cdr": [0, 0.5, 0, 1][k // 2 % 4]}
+        for plane, size in {"axial": (208, 176), "coronal": (176, 176), "sagittal": (176, 208)}.items():
+            row[plane] = f"images/{row['id']}_{plane}.png"
+            Image.fromarray(generator.integers(1, 255, size, dtype=np.uint8)).save(folder / row[plane])
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "oasis1_cross_sectional.csv", index=False)
+    return table
+
+
+def write_volume(file: Path, seed: int, shape: tuple[int, ...] = (8, 10, 8)) -> None:
+    """A NIfTI volume of random voxels of 2 mm."""
+    import nibabel as nib
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(seed).uniform(1, 9, shape).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0])), file)
+
+
+def write_ukb(folder: Path) -> pd.DataFrame:
+    """A manifest of T1 volumes with the columns that configs/data/ukb.yaml asks for."""
+    rows = []
+    for k in range(32):
+        write_volume(folder / "scans" / f"{k}.nii.gz", k)
+        people = {"id": f"ukb{k}", "volume": f"scans/{k}.nii.gz", "diabetes": ["no", "yes"][k % 2]}
+        rows.append({**people, "sex": ["female", "male"][k // 2 % 2], "age": 50 + k, "centre": "AB"[k // 4 % 2]})
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "volumes.csv", index=False)
+    return table

@@ -21,7 +21,7 @@ def test_own_method(tmp_path, monkeypatch):
     (code,), (config,), (command,) = (blocks("own-method.md", kind) for kind in ("python", "yaml", "bash"))
     body = [line for line in code.splitlines() if line.strip()]
     assert len(body) < 45
-    assert len(body[body.index("class Adversarial(Method):") :]) < 40
+    assert len(body[body.index("class Reversal(Method):") :]) < 40
     Path("my_method.py").write_text(code)
     Path("adversarial.yaml").write_text(config)
     program, *words = command.split()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from medprism.benchmark.runner import Outcome, run_all, state_of
-from medprism.benchmark.suite import Job, Suite, SuiteError
+from medprism.benchmark.runner import Outcome, code_fingerprint, run_all, state_of
+from medprism.benchmark.suite import PLACE, Job, Suite, SuiteError
 
 
 def benchmark(words: Sequence[str]) -> int:
@@ -37,6 +40,8 @@ def benchmark(words: Sequence[str]) -> int:
         every = suite.jobs()
     except SuiteError as error:
         parser.error(str(error))
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}; expected at least 1")
     runs = options.runs or Path("runs", "benchmark", suite.name)
     console = Console(stderr=True)
     if suite.without_data:
@@ -44,22 +49,44 @@ def benchmark(words: Sequence[str]) -> int:
     for chosen, known, what in (
         (options.cohorts, suite.cohorts, "cohorts"),
         (options.methods, suite.methods, "methods"),
+        (options.seeds, sorted({job.seed for job in every}), "seeds"),
     ):
         if wrong := set(chosen or []) - set(known):
             parser.error(f"the suite has no {what} {sorted(wrong)}; it has {list(known)}")
     jobs = [job for job in every if _wanted(job, options)]
-    states = [state_of(job, runs) for job in jobs]
+    if not jobs:
+        parser.error("no run is asked for: cohorts may need --data, and a method may be limited to other cohorts")
     if options.dry_run:
-        _list(states, console, options.workers)
+        code = code_fingerprint()
+        _list([state_of(job, runs, code) for job in jobs], console, options.workers)
         return 0
-    failed = [] if options.tables_only else _run(jobs, runs, options.workers, options.again, console)
-    from medprism.benchmark.tables import write
+    from medprism.benchmark.tables import write  # before the runs, so that what ends them is the code that began them
 
-    data = " --data DATA" if "{data}" in options.config.read_text(encoding="utf-8") else ""
+    try:
+        with _ended_by_sigterm():
+            failed = [] if options.tables_only else _run(jobs, runs, options.workers, options.again, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted. Finished runs are kept: the same command goes on.")
+        return 128 + signal.SIGINT
+    data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
     command = f"lightning benchmark --config {options.config.as_posix()}{data}"
-    text = write(suite, [state_of(job, runs) for job in every], options.results or runs / "results", command)
+    code = code_fingerprint()
+    text = write(suite, [state_of(job, runs, code) for job in every], options.results or runs / "results", command)
     Console().print(Markdown(text))
     return len(failed)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the runs as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wanted(job: Job, options: argparse.Namespace) -> bool:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from medprism.benchmark.suite import Job
-from medprism.evaluation.evaluator import PREDICTIONS
+from medprism.evaluation.evaluator import METRICS, PREDICTIONS
 from medprism.evaluation.predictions import write_whole
 
 _PARTS = tuple(
     f"{part}/*.py" for part in ("data", "datamodules", "dependence", "encoders", "evaluation", "losses", "methods")
 )
 
-DONE, FAILED, CONFIG, LOG = "done.json", "failed.json", "job.yaml", "log.txt"
+DONE, FAILED, CONFIG, LOG, LOCK = "done.json", "failed.json", "job.yaml", "log.txt", "lock"
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Outcome:
     Attributes:
         job: the job.
         folder: of the run.
-        state: `finished`, `kept` (it was finished before), `stale` (finished, but by other code), or `failed`.
+        state: `finished`, `kept` (it was finished before), `stale` (finished, but by other code), `failed`, or
+            `missing`.
         seconds: of the run.
         error: the last words of a failed run.
     """
@@ -47,9 +53,8 @@ class Outcome:
     error: str = ""
 
 
-@cache
 def code_fingerprint() -> str:
-    """SHA-256 of the package's source, so that a run of other code shows as stale."""
+    """SHA-256 of the package's source as it is now, so that a run of other code shows as stale."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(file for part in ("*.py", *_PARTS) for file in root.glob(part)):
@@ -57,12 +62,18 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def state_of(job: Job, runs: Path) -> Outcome:
-    """What a former command left of a job; `missing` where there is nothing."""
+def state_of(job: Job, runs: Path, code: str | None = None) -> Outcome:
+    """What a former command left of a job; `missing` where there is nothing.
+
+    Args:
+        job: the run.
+        runs: folder of all runs.
+        code: the fingerprint of the code; taken now when left out.
+    """
     folder = runs / job.name
     if (folder / DONE).exists():
         record = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        state = "kept" if record["code"] == code_fingerprint() else "stale"
+        state = "kept" if record["code"] == (code or code_fingerprint()) else "stale"
         return Outcome(job, folder, state, record["seconds"])
     if (folder / FAILED).exists():
         record = json.loads((folder / FAILED).read_text(encoding="utf-8"))
@@ -73,58 +84,138 @@ def state_of(job: Job, runs: Path) -> Outcome:
 def run_all(jobs: Sequence[Job], runs: Path, workers: int, again: bool = False) -> Iterator[Outcome]:
     """Run what is missing or failed, several at a time; yields each outcome as it comes.
 
+    When it is interrupted, or no longer asked for outcomes, the runs that are under way are ended, and are missing.
+
     Args:
         jobs: the runs.
         runs: folder of all runs.
         workers: processes at a time; each has one thread when there are several.
         again: whether to run stale runs again.
     """
-    waiting = []
+    waiting, code = [], code_fingerprint()
     for job in jobs:
-        known = state_of(job, runs)
+        known = state_of(job, runs, code)
         if known.state == "kept" or (known.state == "stale" and not again):
             yield known
         else:
             waiting.append(job)
+    stop = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(run, job, runs, workers) for job in waiting]
+        futures = [pool.submit(run, job, runs, workers, stop) for job in waiting]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
+            stop.set()
             pool.shutdown(cancel_futures=True, wait=False)
             raise
 
 
-def run(job: Job, runs: Path, workers: int = 1) -> Outcome:
-    """One `lightning fit` in a process of its own; its words go to log.txt."""
+def words_of(folder: Path) -> list[str]:
+    """The command of a run."""
+    return [sys.executable, "-m", "medprism", "fit", "--config", str(folder / CONFIG), "--run_folder", str(folder)]
+
+
+def run(job: Job, runs: Path, workers: int = 1, stop: threading.Event | None = None) -> Outcome:
+    """One `lightning fit` in a process of its own; its words go to log.txt.
+
+    Args:
+        job: the run.
+        runs: folder of all runs.
+        workers: runs at a time.
+        stop: ends the process when it is set; the run is `missing` then.
+    """
+    stop = stop or threading.Event()
     folder = runs / job.name
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (DONE, FAILED):
-        (folder / old).unlink(missing_ok=True)
-    (folder / CONFIG).write_text(yaml.safe_dump(dict(job.config), sort_keys=False), encoding="utf-8")
-    words = [sys.executable, "-m", "medprism", "fit", "--config", str(folder / CONFIG), "--run_folder", str(folder)]
-    threads = {} if workers == 1 else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    started = time.perf_counter()
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=os.environ | threads)
+    with (folder / LOCK).open("w") as lock:
+        if not _locked(lock.fileno(), stop):
+            return Outcome(job, folder, "missing")
+        code = code_fingerprint()  # of the code that the process is about to import
+        known = state_of(job, runs, code)
+        if known.state == "kept":  # by another command, while this one waited
+            return known
+        for old in (DONE, FAILED, PREDICTIONS, METRICS):
+            (folder / old).unlink(missing_ok=True)
+        (folder / CONFIG).write_text(yaml.safe_dump(dict(job.config), sort_keys=False), encoding="utf-8")
+        started = time.perf_counter()
+        ended = _process(folder, workers, stop, lock.fileno())
+        if ended is None:
+            return Outcome(job, folder, "missing")
+        status, memory = ended
+        seconds = round(time.perf_counter() - started, 1)
+        record: dict[str, Any] = {"seconds": seconds, "code": code}
+        error = _error(status, folder)
+        if error:
+            _write(folder / FAILED, {**record, "error": error})
+            return Outcome(job, folder, "failed", seconds, error)
+        _write(folder / DONE, {**record, "peak_memory_mb": round(memory / 1024)})  # from kilobytes on Linux
+        return Outcome(job, folder, "finished", seconds)
+
+
+def _locked(lock: int, stop: threading.Event) -> bool:
+    """Take the lock of a folder; False when stopped before.
+
+    The process of a run holds it as well. So a run whose command was killed is not started beside what is left of
+    it, but after it.
+    """
+    while not stop.is_set():
         try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.terminate()
-            raise
-    seconds = round(time.perf_counter() - started, 1)
-    record: dict[str, Any] = {"seconds": seconds, "code": code_fingerprint()}
-    if status or not (folder / PREDICTIONS).exists():
-        error = _last_words(folder / LOG) or f"ended with status {status}"
-        (folder / FAILED).write_text(json.dumps({**record, "error": error}), encoding="utf-8")
-        return Outcome(job, folder, "failed", seconds, error)
-    record["peak_memory_mb"] = round(usage.ru_maxrss / 1024)  # kilobytes on Linux
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stop.wait(0.2)
+        else:
+            return True
+    return False
+
+
+def _process(folder: Path, workers: int, stop: threading.Event, lock: int) -> tuple[int, int] | None:
+    """Exit status (negative: the signal that killed it) and peak memory of the process; None when stopped."""
+    settings = {"PYTHONUNBUFFERED": "1"}  # else an error would not be the last word in the log
+    settings |= {} if workers == 1 else dict.fromkeys(_THREADS, "1")
+    with (folder / LOG).open("w", encoding="utf-8") as log:
+        # a group of its own, so that Ctrl-C reaches the processes of a run once, from here
+        process = subprocess.Popen(
+            words_of(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | settings,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    stopped = False
+    while not pid:
+        stopped = stop.wait(0.1)
+        if stopped:
+            os.killpg(process.pid, signal.SIGKILL)
+        pid, status, usage = os.wait4(process.pid, 0 if stopped else os.WNOHANG)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return None if stopped else (process.returncode, usage.ru_maxrss)
+
+
+def _error(status: int, folder: Path) -> str:
+    """Why a run failed; nothing when it did not."""
+    last = last_words((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}" + (f" after: {last}" if last else "")
+    if status:
+        return last or f"ended with status {status}"
+    missing = [name for name in (PREDICTIONS, METRICS) if not (folder / name).exists()]
+    return f"ended without {' and '.join(missing)}; a suite needs test_after_fit: true" if missing else ""
+
+
+_ANNOUNCED = re.compile(r"^(\w+\.)*\w*(error|exception|exit|interrupt)\b", re.IGNORECASE)
+
+
+def last_words(log: str) -> str:
+    """The message of the last error in a log, else its last line; at most 500 characters."""
+    lines = [line.rstrip() for line in log.splitlines() if line.strip()]
+    starts = [k for k, line in enumerate(lines) if _ANNOUNCED.match(line)]
+    return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :])[:500]
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
     text = json.dumps(record)
-    write_whole(folder / DONE, lambda part: part.write_text(text, encoding="utf-8"))
-    return Outcome(job, folder, "finished", seconds)
-
-
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else ""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -7,10 +7,10 @@ same resamples for every method, so that differences are paired.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # c
 
 from medprism.benchmark.runner import DONE, Outcome
 from medprism.cohort import Cohort
-from medprism.evaluation.bootstrap import cells_of, percentile_interval, resample_counts, statistic
+from medprism.evaluation.bootstrap import CHUNK, cells_of, percentile_interval, resample_counts, statistic
 from medprism.evaluation.decisions import group, known_only
 from medprism.evaluation.predictions import Array, Predictions
 from medprism.evaluation.weighted import Path as Metric
@@ -27,6 +27,13 @@ from medprism.evaluation.weighted import Statistic
 
 WHOLE = "test"
 """Name of the whole test part, beside the names of test sets."""
+
+COLUMNS = ("cohort", "set", "method", "metric", "seeds", "samples", "subjects", "mean", "sd", "low", "high",
+           "difference", "difference low", "difference high", "p", "p holm")  # fmt: skip
+EXTRA_COLUMNS = ("cohort", "method", "what", "runs", "mean", "sd")
+
+Drawn = dict[int, dict[Metric, Array]]
+"""Seed to metric to its values, one a resample."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ class Cell:
         cohort: name in the suite.
         method: name in the suite.
         outcomes: every run of the suite, also those that are missing.
-        declared: what the cohort is; None where no run is finished.
+        declared: what the cohort is; None where no seed is complete.
         runs: the runs of the seeds that are complete.
+        other_code: number of finished runs that are left out, as they are of other code than the rest.
     """
 
     cohort: str
@@ -83,29 +91,42 @@ class Cell:
     outcomes: tuple[Outcome, ...]
     declared: Cohort | None
     runs: tuple[Run, ...]
+    other_code: int = 0
 
     @classmethod
     def read(cls, cohort: str, method: str, outcomes: Sequence[Outcome]) -> Cell:
-        """Read what is finished; a seed counts when all of its folds are there."""
-        complete = [o for o in outcomes if all(_finished(p) for p in outcomes if p.job.seed == o.job.seed)]
+        """Read what is finished; a seed counts when all of its folds are there.
+
+        Runs of different code are not averaged: those of today's code count, or without any those of most runs.
+        """
+        finished = [o for o in outcomes if o.state in ("finished", "kept", "stale")]
+        codes = [json.loads((o.folder / DONE).read_text(encoding="utf-8"))["code"] for o in finished]
+        today = [code for o, code in zip(finished, codes, strict=True) if o.state != "stale"]
+        chosen = Counter(today or codes).most_common(1)[0][0] if codes else ""
+        usable = {o.job.name for o, code in zip(finished, codes, strict=True) if code == chosen}
+        complete = [o for o in outcomes if all(p.job.name in usable for p in outcomes if p.job.seed == o.job.seed)]
+        other = len(finished) - len(usable)
         if not complete:
-            return cls(cohort, method, tuple(outcomes), None, ())
+            return cls(cohort, method, tuple(outcomes), None, (), other)
         declared = Cohort.from_dict(json.loads((complete[0].folder / "cohort.json").read_text(encoding="utf-8")))
-        return cls(cohort, method, tuple(outcomes), declared, tuple(Run.read(o, declared) for o in complete))
+        return cls(cohort, method, tuple(outcomes), declared, tuple(Run.read(o, declared) for o in complete), other)
 
     @property
     def state(self) -> str:
         """`complete`, or a sentence on what is missing or does not fit together."""
-        missing = [o for o in self.outcomes if not _finished(o)]
-        failed = sum(o.state == "failed" for o in missing)
-        codes = {run.record["code"] for run in self.runs}
-        parts = [f"{len(missing)} of {len(self.outcomes)} runs missing"] if missing else []
+        states = [o.state for o in self.outcomes]
+        failed, missing = states.count("failed"), states.count("failed") + states.count("missing")
+        parts = [f"{missing} of {len(states)} runs missing"] if missing else []
         parts += [f"{failed} failed"] if failed else []
-        parts += ["runs of different code"] if len(codes) > 1 else []
-        parts += (
-            ["code has changed since"] if any(o.state == "stale" for o in self.outcomes) and len(codes) == 1 else []
-        )
+        parts += [f"{self.other_code} of {len(states)} runs left out: other code"] if self.other_code else []
+        parts += ["code has changed since"] if "stale" in states and not {"kept", "finished"} & set(states) else []
         return "; ".join(parts) or "complete"
+
+    @property
+    def evaluator(self) -> Mapping[str, Any]:
+        """Settings of the evaluator in the runs."""
+        found: Mapping[str, Any] = self.outcomes[0].job.config.get("evaluator", {})
+        return found
 
     @cached_property
     def pooled(self) -> dict[int, tuple[Predictions, dict[str, set[str]]]]:
@@ -128,10 +149,6 @@ class Cell:
 ORDER = ("same", "inverted", "balanced", "native")
 
 
-def _finished(outcome: Outcome) -> bool:
-    return outcome.state in ("finished", "kept", "stale")
-
-
 def joined(parts: Sequence[Predictions]) -> Predictions:
     """The predictions of several folds; every sample in one of them."""
     first = parts[0]
@@ -146,52 +163,58 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-class OverSeeds:
+def on_set(cell: Cell, name: str) -> dict[int, Predictions]:
+    """Seed to the predictions with a known target on one test set, or `WHOLE`; seeds without any are left out."""
+    assert cell.declared is not None
+    found = {}
+    for seed, (predictions, sets) in cell.pooled.items():
+        inside = set(predictions.ids) if name == WHOLE else sets.get(name, set())
+        part = predictions.take(np.array([each in inside for each in predictions.ids], dtype=bool))
+        if len(known := known_only(part, cell.declared)[0]):
+            found[seed] = known
+    return found
+
+
+class BySeed:
     """Metrics of a method on one test set, seed by seed, as functions of how often each subject was drawn.
 
     Args:
         cell: the method's runs.
-        name: test set, or `WHOLE`.
+        parts: seed to predictions.
         subjects: subject to its code; those of all methods that are compared.
     """
 
-    def __init__(self, cell: Cell, name: str, subjects: Mapping[str, int]) -> None:
+    def __init__(self, cell: Cell, parts: Mapping[int, Predictions], subjects: Mapping[str, int]) -> None:
         assert cell.declared is not None
-        self.parts: list[Statistic] = []
-        self.samples: list[int] = []
+        chosen, smallest = cell.evaluator.get("cells"), cell.evaluator.get("min_group", 1)
+        self.parts: dict[int, Statistic] = {}
+        self.samples = [len(part) for part in parts.values()]
         self.people = np.zeros(len(subjects), dtype=np.int64)
-        for predictions, sets in cell.pooled.values():
-            part = predictions
-            if name != WHOLE:
-                inside = sets.get(name, set())
-                part = predictions.take(np.array([each in inside for each in predictions.ids], dtype=bool))
-            part = known_only(part, cell.declared)[0]
-            if not len(part):
-                continue
-            groups = group(part, cell.declared, 1)[0]
+        for seed, part in parts.items():
+            groups = group(part, cell.declared, smallest)[0]
             codes = np.array([subjects[each] for each in part.subjects], dtype=np.int64)
-            cells = cells_of(part, cell.declared, groups)
-            self.parts.append(statistic(part, cell.declared, groups, codes, len(subjects), cells))
-            self.samples.append(len(part))
+            cells = cells_of(part, cell.declared, groups, chosen, smallest)
+            self.parts[seed] = statistic(part, cell.declared, groups, codes, len(subjects), cells)
             self.people = np.maximum(self.people, np.bincount(codes, minlength=len(subjects)))
 
-    def __call__(self, counts: Array) -> dict[Metric, Array]:
-        """Mean over seeds of the metrics of `(b, S)` counts, `(b,)` each; NaN where a seed does not define it."""
-        each = self.seeds(counts)
-        return {path: np.mean([found[path] for found in each], axis=0) for path in _common(each)}
-
-    def seeds(self, counts: Array) -> list[dict[Metric, Array]]:
-        """The metrics of each seed."""
-        return [{path: values for path, values in part(counts).items() if _shown(path)} for part in self.parts]
-
-
-def _common(each: Sequence[Mapping[Metric, Array]]) -> list[Metric]:
-    return [path for path in each[0] if all(path in other for other in each)] if each else []
+    def __call__(self, counts: Array) -> Drawn:
+        """The metrics of each seed for `(b, S)` counts, `(b,)` each; NaN where a resample does not define one."""
+        return {
+            seed: {path: values for path, values in part(counts).items() if _shown(path)}
+            for seed, part in self.parts.items()
+        }
 
 
 def _shown(path: Metric) -> bool:
-    """Headline numbers and gaps, not the numbers of single groups."""
-    return len(path) == 1 or (len(path) == 2 and path[1] != "groups")
+    """Headline numbers, gaps and worst groups, not the numbers of single groups."""
+    return path[1:2] != ("groups",)
+
+
+def _stacked(drawn: Drawn) -> dict[Metric, Array]:
+    """`(seeds, b)` values of each metric that all seeds have."""
+    first = next(iter(drawn.values()), {})
+    common = [path for path in first if all(path in each for each in drawn.values())]
+    return {path: np.stack([each[path] for each in drawn.values()]) for path in common}
 
 
 def compare(cells: Sequence[Cell], reference: str, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -205,89 +228,104 @@ def compare(cells: Sequence[Cell], reference: str, resamples: int = 1000, seed: 
 
     Returns:
         Long table: `cohort`, `set`, `method`, `metric`, `seeds`, `samples` (mean over seeds), `subjects`, `mean`, `sd`
-        over seeds (ddof 1), `low` and `high` (95 %, over subjects), and `difference` to the reference with its
-        interval, p and Holm-corrected p.
+        over seeds (ddof 1), `low` and `high` (95 %, over subjects), and over the seeds that both have the `difference`
+        to the reference with its interval, p and Holm-corrected p. A metric that a seed does not define is left out.
     """
-    tables = []
+    tables = [pd.DataFrame(columns=COLUMNS)]
     for name in dict.fromkeys(each for cell in cells for each in cell.test_sets):
-        having = [cell for cell in cells if name in cell.test_sets]
-        people = sorted({s for cell in having for p, _ in cell.pooled.values() for s in p.subjects})
+        parts = {cell.method: on_set(cell, name) for cell in cells if name in cell.test_sets}
+        having = [cell for cell in cells if parts.get(cell.method)]
+        people = sorted({who for each in parts.values() for part in each.values() for who in part.subjects})
         codes = {subject: k for k, subject in enumerate(people)}
-        measured = {cell.method: OverSeeds(cell, name, codes) for cell in having}
-        drawn = _resampled(measured, len(people), resamples, seed)
-        rows = [row for cell in having for row in _rows(cell, name, measured[cell.method], drawn, reference)]
-        tables.append(_corrected(pd.DataFrame(rows)))
-    return pd.concat(tables, ignore_index=True)
+        measured = {cell.method: BySeed(cell, parts[cell.method], codes) for cell in having}
+        points = {method: values(np.ones((1, len(people)))) for method, values in measured.items()}
+        drawn = _resampled(measured, resamples, seed)
+        rows = [
+            row | _difference(path, points, drawn, cell.method, reference)
+            for cell in having
+            for path, row in _rows(cell, name, measured[cell.method], points[cell.method], drawn[cell.method])
+        ]
+        tables.append(_corrected(pd.DataFrame(rows, columns=COLUMNS)))
+    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
 
 
-def _resampled(
-    measured: Mapping[str, OverSeeds], subjects: int, resamples: int, seed: int
-) -> dict[str, dict[Metric, Array]]:
+def _resampled(measured: Mapping[str, BySeed], resamples: int, seed: int) -> dict[str, Drawn]:
     """Every method's metrics on the same resamples."""
+    found: dict[str, list[Drawn]] = {name: [] for name in measured}
+    if not measured:
+        return {}
     sizes = np.max([each.people for each in measured.values()], axis=0)
-    block = max(1, 2**18 // int(sizes.sum()))
-    found: dict[str, list[dict[Metric, Array]]] = {name: [] for name in measured}
+    block = max(1, CHUNK // int(sizes.sum()))
     with threadpool_limits(1, user_api="blas"), np.errstate(invalid="ignore", divide="ignore"):
         for start in range(0, resamples, block):
             counts = resample_counts(sizes, range(start, min(start + block, resamples)), seed)
             for name, values in measured.items():
                 found[name].append(values(counts))
     return {
-        name: {path: np.concatenate([part[path] for part in parts]) for path in parts[0]}
+        name: {
+            seed: {path: np.concatenate([part[seed][path] for part in parts]) for path in values}
+            for seed, values in parts[0].items()
+        }
         for name, parts in found.items()
     }
 
 
 def _rows(
-    cell: Cell, name: str, values: OverSeeds, drawn: Mapping[str, Mapping[Metric, Array]], reference: str
-) -> list[dict[str, Any]]:
-    ones = np.ones((1, len(values.people)))
-    each = values.seeds(ones)
-    rows = []
-    for path in _common(each):
-        points = np.array([found[path][0] for found in each])
-        if np.isnan(points).any():
+    cell: Cell, name: str, values: BySeed, points: Drawn, drawn: Drawn
+) -> Iterator[tuple[Metric, dict[str, Any]]]:
+    """A row for each metric that every seed defines."""
+    draws = _stacked(drawn)
+    for path, each in _stacked(points).items():
+        if np.isnan(each).any():
             continue
-        ends = percentile_interval(drawn[cell.method][path], 0.95)
-        row = {
-            "cohort": cell.cohort,
-            "set": name,
-            "method": cell.method,
-            "metric": "/".join(path),
-            "seeds": len(points),
-            "samples": float(np.mean(values.samples)),
-            "subjects": int((values.people > 0).sum()),
-            "mean": points.mean(),
-            "sd": points.std(ddof=1) if len(points) > 1 else np.nan,
-            "low": ends.low,
-            "high": ends.high,
-        }
-        if cell.method != reference and path in drawn.get(reference, {}):
-            row |= _difference(drawn[cell.method][path] - drawn[reference][path])
-        rows.append(row)
-    return rows
+        ends = percentile_interval(draws[path].mean(axis=0), 0.95)
+        yield (
+            path,
+            {
+                "cohort": cell.cohort,
+                "set": name,
+                "method": cell.method,
+                "metric": "/".join(path),
+                "seeds": len(each),
+                "samples": float(np.mean(values.samples)),
+                "subjects": int((values.people > 0).sum()),
+                "mean": each.mean(),
+                "sd": each.std(ddof=1) if len(each) > 1 else np.nan,
+                "low": ends.low,
+                "high": ends.high,
+            },
+        )
 
 
-def _difference(drawn: Array) -> dict[str, Any]:
-    """Interval of a paired difference, and the two-sided p of no difference, by the bootstrap."""
-    ends, defined = percentile_interval(drawn, 0.95), drawn[~np.isnan(drawn)]
+def _difference(
+    path: Metric, points: Mapping[str, Drawn], drawn: Mapping[str, Drawn], method: str, reference: str
+) -> dict[str, Any]:
+    """The paired difference to the reference, its interval, and the two-sided p of no difference, by the bootstrap."""
+    both = [seed for seed in points[method] if seed in points.get(reference, {})]
+    if method == reference or not both:
+        return {}
+
+    def over_seeds(values: Mapping[str, Drawn]) -> Array:
+        nothing = np.array([np.nan])
+        each = [values[method][s].get(path, nothing) - values[reference][s].get(path, nothing) for s in both]
+        return np.asarray(np.mean(each, axis=0))
+
+    difference = over_seeds(points)[0]
+    if np.isnan(difference):
+        return {}
+    found = over_seeds(drawn)
+    ends, defined = percentile_interval(found, 0.95), found[~np.isnan(found)]
     below, above = (defined <= 0).sum() + 1, (defined >= 0).sum() + 1
     p = min(1.0, 2 * min(below, above) / (len(defined) + 1))
-    return {"difference low": ends.low, "difference high": ends.high, "p": p}
+    return {"difference": difference, "difference low": ends.low, "difference high": ends.high, "p": p}
 
 
 def _corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `difference` of the means, and Holm's correction over the methods for each metric."""
-    if "p" not in table:
-        return table
+    """Holm's correction over the methods, for each metric."""
     table = table.copy()
-    table["p holm"] = np.nan
     for _, rows in table.groupby("metric"):
-        known = rows[rows["p"].notna()]
-        other = rows[rows["p"].isna()]
-        if len(other) == 1:
-            table.loc[known.index, "difference"] = known["mean"] - other["mean"].iloc[0]
-        table.loc[known.index, "p holm"] = holm(known["p"].to_numpy())
+        known = rows["p"].dropna().astype(float)
+        table.loc[known.index, "p holm"] = holm(known.to_numpy())
     return table
 
 
@@ -323,7 +361,7 @@ def extras(cells: Sequence[Cell]) -> pd.DataFrame:
                 {"cohort": cell.cohort, "method": cell.method, "what": name}
                 | {"runs": len(values), "mean": float(np.mean(values)), "sd": sd}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=EXTRA_COLUMNS)
 
 
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -345,8 +383,3 @@ def by_cell(outcomes: Sequence[Outcome]) -> list[Cell]:
     for outcome in outcomes:
         groups.setdefault((outcome.job.cohort, outcome.job.method), []).append(outcome)
     return [Cell.read(cohort, method, group) for (cohort, method), group in groups.items()]
-
-
-def folder_of(cell: Cell) -> Path:
-    """The folder that holds the runs of a cell."""
-    return cell.outcomes[0].folder.parent

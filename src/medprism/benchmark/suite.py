@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +69,7 @@ class Suite:
         seeds: seeds of every cell.
         common: config that every run has, such as trainer and checkpoint.
         shown: metrics in the Markdown table, for each test set.
+        ceiling: a method, such as an oracle, of whose mean accuracy the Markdown table shows the shares; None for none.
         base: folder that paths in the suite are relative to.
         folder: folder of data sets, in place of `{data}` in the suite; cohorts that need it are left out without.
     """
@@ -82,6 +84,7 @@ class Suite:
     shown: tuple[str, ...]
     base: Path
     folder: Path | None = None
+    ceiling: str | None = None
 
     @classmethod
     def read(cls, path: Path, folder: Path | None = None, base: Path | None = None) -> Suite:
@@ -93,24 +96,29 @@ class Suite:
             base: folder that the suite's paths are relative to; the working directory when left out.
 
         Raises:
-            SuiteError: when the file is missing, no YAML mapping, or lacks a key.
+            SuiteError: when the file is missing or no YAML mapping, lacks a key, or has one that says nothing.
         """
         if not path.is_file():
             raise SuiteError(f"there is no suite {path}; the shipped ones are benchmarks/*.yaml")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise SuiteError(f"{path} is not valid YAML: {error}") from error
+        content = _mapping(path)
         wanted = ("reference", "cohorts", "methods")
-        if not isinstance(content, dict) or any(not content.get(key) for key in wanted):
-            raise SuiteError(f"{path} must be a mapping with the keys {', '.join(wanted)} (and title, seeds, common)")
-        unknown = set(content) - {*wanted, "title", "seeds", "common", "shown"}
-        if unknown:
+        if any(not content.get(key) for key in wanted):
+            raise SuiteError(f"{path} must be a mapping with the keys {', '.join(wanted)} (and {', '.join(_MORE)})")
+        if unknown := set(content) - {*wanted, *_MORE}:
             raise SuiteError(
-                f"{path} has unknown keys {sorted(unknown)}; expected {', '.join(wanted)}, title, seeds, common, shown"
+                f"{path} has unknown keys {sorted(unknown, key=str)}; expected {', '.join((*wanted, *_MORE))}"
             )
-        if content["reference"] not in content["methods"]:
-            raise SuiteError(f"{path}: reference '{content['reference']}' is none of {list(content['methods'])}")
+        for what in ("cohorts", "methods"):
+            _check_parts(path, what, content[what])
+        for key in ("reference", "ceiling"):
+            if content.get(key) is not None and content[key] not in content["methods"]:
+                raise SuiteError(f"{path}: {key} '{content[key]}' is none of {list(content['methods'])}")
+        _check_names(path, content["cohorts"], content["methods"])
+        for where, cell in {"the suite": content, **content["cohorts"]}.items():
+            _check_seeds(path, where, cell)
+        shown = content.get("shown", ("accuracy", "auroc"))
+        if isinstance(shown, str) or not isinstance(content.get("common", {}), dict):
+            raise SuiteError(f"{path}: shown is a list of metrics, and common a mapping")
         return cls(
             name=path.stem,
             title=str(content.get("title", path.stem)),
@@ -119,9 +127,10 @@ class Suite:
             methods=content["methods"],
             seeds=tuple(content.get("seeds", (0, 1, 2))),
             common=content.get("common", {}),
-            shown=tuple(content.get("shown", ("accuracy", "auroc"))),
+            shown=tuple(shown),
             base=base or Path(),
             folder=folder,
+            ceiling=content.get("ceiling"),
         )
 
     @property
@@ -163,7 +172,13 @@ class Suite:
     def _placed(self, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: self._placed(item) for key, item in value.items()}
-        return value.replace(PLACE, str(self.folder)) if isinstance(value, str) else value
+        if isinstance(value, list):
+            return [self._placed(item) for item in value]
+        if isinstance(value, str) and PLACE in value:
+            if self.folder is None:
+                raise SuiteError(f"suite {self.name}: '{value}' needs the folder of data sets; name it with --data")
+            return value.replace(PLACE, str(self.folder))
+        return value
 
     def _resolved(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with the contents of files in place of their names."""
@@ -182,11 +197,52 @@ class Suite:
         path = self.base / name
         if not path.is_file():
             raise SuiteError(f"suite {self.name} names {name}, which is not there; paths are relative to {self.base}")
-        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return content
+        return _mapping(path)
 
 
+_MORE = ("title", "seeds", "common", "shown", "ceiling")
 _OWN = ("folds", "seeds", "cohorts", "for_cohort", "label")
+
+
+def _mapping(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SuiteError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SuiteError(f"{path} must be a mapping, and is {type(content).__name__}")
+    return content
+
+
+def _check_parts(path: Path, what: str, parts: Any) -> None:
+    """Cohorts or methods are mappings under names that can be folders."""
+    if not isinstance(parts, dict):
+        raise SuiteError(f"{path}: {what} must be a mapping from names to settings, and is {type(parts).__name__}")
+    for name, part in parts.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise SuiteError(
+                f"{path}: {what} has the name {name!r}; it becomes a folder: letters, digits, '_', '-', '.'"
+            )
+        if not isinstance(part, dict):
+            raise SuiteError(f"{path}: '{name}' in {what} must be a mapping of settings, and is {part!r}")
+
+
+def _check_names(path: Path, cohorts: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """A method that is limited to a cohort which is not there would be left out without a word."""
+    for name, method in methods.items():
+        for key in ("cohorts", "for_cohort"):
+            if wrong := [each for each in method.get(key, ()) if each not in cohorts]:
+                raise SuiteError(f"{path}: {key} of method '{name}' names {wrong}; the cohorts are {list(cohorts)}")
+
+
+def _check_seeds(path: Path, where: str, cell: Mapping[str, Any]) -> None:
+    seeds, folds = cell.get("seeds", [0]), cell.get("folds")
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise SuiteError(f"{path}: seeds of {where} are {seeds!r}; expected a list of whole numbers, such as [0, 1, 2]")
+    if len(set(seeds)) < len(seeds):
+        raise SuiteError(f"{path}: seeds of {where} are {seeds}; give each seed once")
+    if folds is not None and (type(folds) is not int or folds < 2):
+        raise SuiteError(f"{path}: folds of {where} are {folds!r}; expected a whole number of at least 2")
 
 
 def merged(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

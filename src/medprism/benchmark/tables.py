@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from medprism.benchmark.runner import Outcome
-from medprism.benchmark.statistics import Cell, by_cell, compare, extras
+from medprism.benchmark.statistics import WHOLE, Cell, by_cell, compare, extras
 from medprism.benchmark.suite import Suite
 from medprism.runs import environment
 
 SUMMARY, EXTRAS, MARKDOWN = "summary.csv", "extras.csv", "summary.md"
+
+Row = dict[Hashable, Any]
 
 
 def write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, command: str, resamples: int = 1000) -> str:
@@ -30,17 +33,20 @@ def write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, command: str,
         The Markdown text.
     """
     cells = by_cell(outcomes)
+    beside = extras(cells)
     sections, summaries = [], []
     for name in dict.fromkeys(cell.cohort for cell in cells):
         own = [cell for cell in cells if cell.cohort == name]
         finished = [cell for cell in own if cell.runs]
-        summary = compare(finished, suite.reference, resamples) if finished else pd.DataFrame()
+        summary = compare(finished, suite.reference, resamples)
         summaries.append(summary)
-        sections.append(_section(suite, own, summary))
+        sections.append(_section(suite, own, summary, beside[beside["cohort"] == name]))
     folder.mkdir(parents=True, exist_ok=True)
-    pd.concat(summaries).to_csv(folder / SUMMARY, index=False, float_format="%.5g")
-    extras(cells).to_csv(folder / EXTRAS, index=False, float_format="%.5g")
-    text = f"{_header(suite, command)}\n\n" + "\n\n".join(sections) + "\n"
+    pd.concat([each for each in summaries if len(each)] or summaries).to_csv(
+        folder / SUMMARY, index=False, float_format="%.5g"
+    )
+    beside.to_csv(folder / EXTRAS, index=False, float_format="%.5g")
+    text = f"{_header(suite, outcomes, command)}\n\n" + "\n\n".join(sections) + "\n"
     (folder / MARKDOWN).write_text(text, encoding="utf-8")
     prints = sorted({cell.declared.fingerprint for cell in cells if cell.declared is not None})
     record = environment(", ".join(prints)) | {"command": command}
@@ -49,20 +55,24 @@ def write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, command: str,
     return text
 
 
-def _header(suite: Suite, command: str) -> str:
-    monitor = suite.common.get("checkpoint", {}).get("monitor", "val/auroc")
+def _header(suite: Suite, outcomes: Sequence[Outcome], command: str) -> str:
+    rules = {o.job.config.get("checkpoint", {}).get("monitor", "val/auroc") for o in outcomes}
+    chosen = " or ".join(f"`{rule}`" for rule in sorted(rules))
+    ceiling = f" (.9 of {suite.ceiling}): share of its mean on the same set." if suite.ceiling else ""
     return (
         f"Written by `{command}`. {suite.title} Mean over seeds ± standard deviation (ddof 1), "
-        f"[95 % bootstrap interval over subjects]. Epochs are chosen by `{monitor}` on the validation part; nothing "
-        "is chosen on a test part."
+        f"[95 % bootstrap interval over subjects].{ceiling} Epochs are chosen by {chosen} on the validation part; "
+        "nothing is chosen on a test part."
     )
 
 
-def _section(suite: Suite, cells: Sequence[Cell], summary: pd.DataFrame) -> str:
+def _section(suite: Suite, cells: Sequence[Cell], summary: pd.DataFrame, beside: pd.DataFrame) -> str:
     cohort = next((cell.declared for cell in cells if cell.declared is not None), None)
     name = cells[0].cohort
     if cohort is None:
-        return f"### {name}\n\nNo run is finished."
+        return (
+            f"### {name}\n\nNo seed is finished: " + "; ".join(f"{cell.method}, {cell.state}" for cell in cells) + "."
+        )
     simulated = " (simulated)" if cohort.simulated else ""
     sets = list(dict.fromkeys(summary["set"]))
     sizes = {each: summary[summary["set"] == each] for each in sets}
@@ -77,19 +87,59 @@ def _section(suite: Suite, cells: Sequence[Cell], summary: pd.DataFrame) -> str:
         "| method | seeds | " + " | ".join(titles) + " |",
         "|---" * (len(titles) + 2) + "|",
     ]
+    rows = {(row["method"], row["set"], row["metric"]): row for row in summary.to_dict("records")}
     for cell in cells:
         label = suite.methods[cell.method].get("label", cell.method)
         if not cell.runs:
             lines.append(f"| {label} | 0 | {cell.state} |" + " |" * (len(titles) - 1))
             continue
-        rows = summary[summary["method"] == cell.method].set_index(["set", "metric"])
-        shown = [_number(rows.loc[column]) if column in rows.index else "not defined" for column in columns]
+        shown = [_number(rows, suite, cell.method, *column) for column in columns]
         note = "" if cell.state == "complete" else f" ({cell.state})"
         lines.append(f"| {label}{note} | {len(cell.pooled)} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_representation(suite, cells, sets, beside)])
 
 
-def _number(row: pd.Series) -> str:
-    spread = "" if pd.isna(row["sd"]) else f" ± {row['sd']:.3f}"
-    ends = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['mean']:.3f}{spread}{ends}"
+def _number(rows: Mapping[tuple[str, str, str], Row], suite: Suite, method: str, where: str, metric: str) -> str:
+    row = rows.get((method, where, metric))
+    if row is None:
+        return "not defined"
+    ends: str = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    best = rows.get((suite.ceiling, where, metric)) if suite.ceiling else None
+    share = ""
+    if best and best is not row and best["mean"] > 0 and metric.endswith("accuracy"):
+        share = f" ({row['mean'] / best['mean']:.2f} of {suite.ceiling})".replace("(0.", "(.")
+    return f"{_spread(row)}{ends}{share}"
+
+
+def _spread(row: Row) -> str:
+    return f"{row['mean']:.3f}" + ("" if pd.isna(row["sd"]) else f" ± {row['sd']:.3f}")
+
+
+def _representation(suite: Suite, cells: Sequence[Cell], sets: Sequence[str], beside: pd.DataFrame) -> list[str]:
+    """On test sets, how well the attributes' heads do, and how far the blocks are taken apart, where measured."""
+    if sets == [WHOLE]:
+        return []
+    kinds = {f"{each}/heads/": f"{each}: head of " for each in sets} | {"latent/dominance/": "diagonal dominance, "}
+    known = list(dict.fromkeys(beside["what"]))
+    columns = {
+        what: title + what.removeprefix(kind).removesuffix("/accuracy").replace("_", " ")
+        for kind, title in kinds.items()
+        for what in known
+        if what.startswith(kind) and (kind == "latent/dominance/" or what.endswith("/accuracy"))
+    }
+    if not columns:
+        return []
+    lines = [
+        "",
+        "Accuracy of the heads of attributes, and diagonal dominance of the latent blocks (1/2: every block knows "
+        "everything, 1: taken apart): mean over runs ± standard deviation (ddof 1).",
+        "",
+        "| method | " + " | ".join(columns.values()) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    rows = {(row["method"], row["what"]): row for row in beside.to_dict("records")}
+    for method in dict.fromkeys(cell.method for cell in cells):
+        shown = [_spread(rows[method, what]) if (method, what) in rows else "" for what in columns]
+        if any(shown):
+            lines.append(f"| {suite.methods[method].get('label', method)} | " + " | ".join(shown) + " |")
+    return lines

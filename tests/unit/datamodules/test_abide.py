@@ -130,3 +130,14 @@ def test_released_series_become_connectomes(real_data: Path) -> None:
     assert arrays["constant"].any(axis=1).sum() == 3
     atlas = data.atlas_of(200)
     assert len(atlas.coordinates) == 200 and atlas.regions[0] == "Occipital_Mid_L"
+
+
+def test_sites_in_two_groups(tmp_path) -> None:
+    write_abide(tmp_path)
+    data = ABIDE(root=str(tmp_path), attributes=("site", "site_group"), site_group=("NYU",))
+    site, group = (data.cohort.attribute(name) for name in ("site", "site_group"))
+    assert group.classes == ("other sites", "NYU")
+    codes = data.samples.attributes
+    assert ((codes["site"] == site.classes.index("NYU")) == (codes["site_group"] == 1)).all()
+    with pytest.raises(DataError, match=r"site_group names \['Nowhere'\]"):
+        ABIDE(root=str(tmp_path), attributes=("site_group",), site_group=("Nowhere",)).labels  # noqa: B018

@@ -15,13 +15,8 @@ from medprism.data.splits import Split
 from medprism.datamodules.mri import MriManifest, OasisSlices
 from medprism.datamodules.mri_bids import MriBids
 
-PEOPLE = 20
-
-
-def write_volume(file: Path, seed: int, shape: tuple[int, ...] = (8, 10, 8)) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    data = np.random.default_rng(seed).uniform(1, 9, shape).astype(np.float32)
-    nib.save(nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0])), file)
+from layouts import OASIS_PEOPLE as PEOPLE
+from layouts import write_oasis, write_volume
 
 
 def write_manifest(folder: Path) -> pd.DataFrame:
@@ -73,21 +68,6 @@ def write_bids(folder: Path) -> pd.DataFrame:
     lost.symlink_to(folder / "annex" / "not-fetched.nii")
     table = pd.DataFrame(rows)
     table.to_csv(folder / "participants.tsv", index=False, sep="\t")
-    return table
-
-
-def write_oasis(folder: Path) -> pd.DataFrame:
-    rows = []
-    generator = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    for k in range(PEOPLE):
-        row = {"id": f"OAS1_{k:04d}_MR1", "sex": "FM"[k % 2], "age": 61 + k, "cdr": [0, 0.5, 0, 1][k // 2 % 4]}
-        for plane, size in {"axial": (208, 176), "coronal": (176, 176), "sagittal": (176, 208)}.items():
-            row[plane] = f"images/{row['id']}_{plane}.png"
-            Image.fromarray(generator.integers(1, 255, size, dtype=np.uint8)).save(folder / row[plane])
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    table.to_csv(folder / "oasis1_cross_sectional.csv", index=False)
     return table
 
 
