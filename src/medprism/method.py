@@ -141,7 +141,9 @@ class Method(pl.LightningModule, ABC):
         taken = {id(parameter) for parameter in critics}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         # A max-player is not to be shrunk: its value would be that of a weaker one.
-        critic_group: dict[str, Any] = {"params": critics, "weight_decay": 0.0} | ({"lr": self.critic_lr} if self.critic_lr else {})
+        critic_group: dict[str, Any] = {"params": critics, "weight_decay": 0.0} | (
+            {"lr": self.critic_lr} if self.critic_lr else {}
+        )
         groups: list[dict[str, Any]] = [{"params": rest}] + ([critic_group] if critics else [])
         optimizer = (
             self.make_optimizer(groups)

@@ -1,15 +1,12 @@
 """Dependence of two processes with different shards equals that of one process with the concatenated batch."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from medprism.dependence import MEASURES, build_measure
+
+from processes import on_two_ranks
 
 SHARDS = [slice(0, 8), slice(8, 20)]
 DIMS = [(2, 2), (2, 4)]
@@ -58,23 +55,14 @@ def compute(case: str, shard: slice) -> list[torch.Tensor]:
     return found
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save({case: compute(case, SHARDS[rank]) for case in CASES}, Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+def work(rank: int) -> dict:
+    return {case: compute(case, SHARDS[rank]) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two ranks computed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,16 +1,13 @@
 """Group losses and weighted means of two processes equal those of one: value, gradient, and weights of the groups."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from medprism.losses.group import group_dro
 from medprism.losses.supervised import target_loss
+
+from processes import on_two_ranks
 
 SHARDS = [slice(0, 5), slice(5, 12)]
 STEPS = 3
@@ -41,23 +38,14 @@ def steps(rows: slice) -> dict[str, list[torch.Tensor]]:
     return found
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save(steps(SHARDS[rank]), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+def work(rank: int) -> dict:
+    return steps(SHARDS[rank])
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two ranks computed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("what", ["q", "loss", "gradient"])

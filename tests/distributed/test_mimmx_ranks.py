@@ -1,18 +1,14 @@
 """MIMM-X and its relatives: training steps of two processes with different shards equal those of one process."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from medprism.methods import MDN, MIMMX, Adversarial, EnD
 
 from examples import make_batch, make_cohort
+from processes import on_two_ranks
 
 SHARDS = [slice(0, 15), slice(15, 40)]
 STEPS = 3
@@ -104,23 +100,14 @@ def train(case: str, rows: slice) -> dict[str, list[dict[str, torch.Tensor]]]:
     return found | {"state": [{name: value.detach().clone() for name, value in step.state_dict().items()}]}
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save({case: train(case, SHARDS[rank]) for case in CASES}, Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+def work(rank: int) -> dict:
+    return {case: train(case, SHARDS[rank]) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two ranks computed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,13 +1,8 @@
 """Two processes with different shards equal one process with the concatenated batch: value and gradient."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from medprism.distributed import gather_objects, gather_with_grad
@@ -17,33 +12,24 @@ from medprism.losses.supervised import target_loss
 from medprism.methods import ERM, NeuroLIP
 
 from examples import make_batch, make_cohort
+from processes import on_two_ranks
 
 SHARDS = [slice(0, 5), slice(5, 12)]
 
 
-def worker(rank: int, port: int, folder: str) -> None:
+def work(rank: int) -> dict:
     """Compute everything that a test looks at; starting processes is what takes the time."""
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    found = {
+    return {
         **{name: gradient_of_loss(rank, name) for name in LOSSES},
         **{name: train_under_ddp(rank, name) for name in METHODS},
         "gathered": [gather_with_grad(torch.ones(0 if rank else 3, 2)), gather_objects({"rank": rank})],
     }
-    torch.save(found, Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two ranks computed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 # --------------------------------------------------------------------------------------------------------- losses
