@@ -50,3 +50,8 @@ def test_published_numbers_come_from_the_results():
         assert set(rows) <= set(results), page
         found += len(rows)
     assert found > 8
+    results = (DOCS.parent / "benchmarks" / "results" / "digits" / "summary.md").read_text().splitlines()
+    page = (DOCS / "methods" / "mimmx.md").read_text().split("## Results on the embedded digits")[1]
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(rows) == 9
+    assert set(rows) <= set(results)

@@ -63,6 +63,10 @@ def test_a_group_has_the_same_mass_in_joint_and_product():
     flat = pairings(groups, torch.ones(9), 3, generator())
     assert flat.product[0, :5].sum() == pytest.approx(5 / 7)
     assert flat.product[0, 5:7].sum() == pytest.approx(2 / 7)
+    # Weights count once: as much in the product as in the joint.
+    heavy = pairings(torch.tensor([[0] * 4 + [1] * 4]), torch.tensor([1.0] * 4 + [3.0] * 4), 2, generator())
+    assert heavy.joint[0, 4:].sum() == pytest.approx(3 / 4)
+    assert heavy.product[0, 4:].sum() == pytest.approx(3 / 4)
 
 
 # ------------------------------------------------------------------------------------------------ plain transcription
