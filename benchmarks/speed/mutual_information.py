@@ -229,7 +229,7 @@ def main() -> None:
     print(f"joint, 8 attributes against 1: {result['joint: 8 attributes against 1']:.2f} times the time")
     for kind, found in result["nat"].items():
         for row in found:
-            print(f"{kind}: " + ", ".join(f"{name} {value:.3f}" for name, value in row.items()))
+            print(f"{kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -16,6 +16,9 @@ HIDDEN = 32
 EVERY = 20
 """Training steps between two looks at the subjects that decide when to stop."""
 
+FEWEST = 20
+"""Subjects without whom nothing is measured: a fifth of them decides when to stop."""
+
 
 def fresh_critic_mi(
     blocks: Mapping[str, Array],
@@ -49,16 +52,18 @@ def fresh_critic_mi(
         For each pair the mutual information in nat, and the number of samples that it was measured on.
 
     Raises:
-        ValueError: when there are fewer subjects than parts.
+        ValueError: when there are too few subjects, or held-out samples.
     """
     from medprism.dependence import build_measure
 
     rng = np.random.default_rng(seed)
     people = rng.permutation(np.unique(subjects))
-    if len(people) < 5:
-        raise ValueError(f"mutual information between blocks needs at least 5 subjects, not {len(people)}")
+    if len(people) < FEWEST:
+        raise ValueError(f"mutual information between blocks needs at least {FEWEST} subjects, not {len(people)}")
     fifth = len(people) // 5
     choose, score = np.isin(subjects, people[:fifth]), np.isin(subjects, people[fifth : 2 * fifth])
+    if held_out is not None and len(next(iter(held_out.values()))) < 2:
+        raise ValueError("mutual information between blocks needs at least 2 held-out samples")
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     whole = {name: _standard(blocks[name], blocks[name]) for name in names}
     if held_out is None:

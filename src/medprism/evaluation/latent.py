@@ -328,7 +328,10 @@ def _information(
     blocks = {name: reference.blocks[name] for name in named}
     people, _ = subject_codes(reference.subjects)
     other = {name: held_out.blocks[name] for name in named} if held_out is not None else None
-    values, n = fresh_critic_mi(blocks, pairs, people, other, steps=steps, seed=seed, device=device)
+    try:
+        values, n = fresh_critic_mi(blocks, pairs, people, other, steps=steps, seed=seed, device=device)
+    except ValueError as error:  # too few people for it; the rest of the test goes on
+        return {}, [f"latent: {error}; not measured"]
     by_name = {factor.name: factor for factor in factors_of(cohort)}
     found: dict[str, dict[str, Any]] = {}
     for (a, b), value in zip(pairs, values, strict=True):

@@ -192,7 +192,7 @@ def test_a_small_cohort_is_not_learned_by_heart() -> None:
         gaussians(0.9, 500), [("a", "b")], np.arange(500), gaussians(0.0, 300, 1), steps=60
     )
     assert elsewhere < 0.1  # what holds in training alone is not there
-    with pytest.raises(ValueError, match="at least 5 subjects, not 3"):
+    with pytest.raises(ValueError, match="at least 20 subjects, not 3"):
         fresh_critic_mi(gaussians(0.5, 60), [("a", "b")], np.arange(60) % 3)
 
 
