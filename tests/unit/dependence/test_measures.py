@@ -228,8 +228,7 @@ def test_independent_features():
 
 
 @pytest.mark.parametrize("d", [1, 3])
-def test_agreement_with_the_dcor_package(d, monkeypatch):
-    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # it compiles when it is imported, which takes longer than this file
+def test_agreement_with_the_dcor_package(d):
     dcor = pytest.importorskip("dcor", reason="compares with the dcor package: pip install dcor")
     plain = {"method": "naive", "compile_mode": dcor.CompileMode.NO_COMPILE}
     for rho, n in itertools.product([0.0, 0.6], [5, 120]):
