@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-# dcor, which one test compares with, would compile for longer than the test takes, and fails to with some numba.
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 torch.set_num_threads(1)  # the tensors of tests are small, and threads that wait for each other cost more
 
 
