@@ -5,11 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from medprism.benchmark.process import run_module
 from medprism.benchmark.suite import Job
 from medprism.evaluation.evaluator import METRICS, PREDICTIONS
 from medprism.evaluation.predictions import write_whole
@@ -112,8 +110,8 @@ def run_all(jobs: Sequence[Job], runs: Path, workers: int, again: bool = False) 
 
 
 def words_of(folder: Path) -> list[str]:
-    """The command of a run."""
-    return [sys.executable, "-m", "medprism", "fit", "--config", str(folder / CONFIG), "--run_folder", str(folder)]
+    """The command of a run, as `python -m` would get it."""
+    return ["medprism", "fit", "--config", str(folder / CONFIG), "--run_folder", str(folder)]
 
 
 def run(job: Job, runs: Path, workers: int = 1, stop: threading.Event | None = None) -> Outcome:
@@ -131,7 +129,7 @@ def run(job: Job, runs: Path, workers: int = 1, stop: threading.Event | None = N
     with (folder / LOCK).open("w") as lock:
         if not _locked(lock.fileno(), stop):
             return Outcome(job, folder, "missing")
-        code = code_fingerprint()  # of the code that the process is about to import
+        code = code_fingerprint()  # of the code that the process imports
         known = state_of(job, runs, code)
         if known.state == "kept":  # by another command, while this one waited
             return known
@@ -139,7 +137,9 @@ def run(job: Job, runs: Path, workers: int = 1, stop: threading.Event | None = N
             (folder / old).unlink(missing_ok=True)
         (folder / CONFIG).write_text(yaml.safe_dump(dict(job.config), sort_keys=False), encoding="utf-8")
         started = time.perf_counter()
-        ended = _process(folder, workers, stop, lock.fileno())
+        settings = {"PYTHONUNBUFFERED": "1"}  # else an error would not be the last word in the log
+        settings |= {} if workers == 1 else dict.fromkeys(_THREADS, "1")
+        ended = run_module(words_of(folder), folder / LOG, lock.fileno(), settings, code, stop)
         if ended is None:
             return Outcome(job, folder, "missing")
         status, memory = ended
@@ -167,32 +167,6 @@ def _locked(lock: int, stop: threading.Event) -> bool:
         else:
             return True
     return False
-
-
-def _process(folder: Path, workers: int, stop: threading.Event, lock: int) -> tuple[int, int] | None:
-    """Exit status (negative: the signal that killed it) and peak memory of the process; None when stopped."""
-    settings = {"PYTHONUNBUFFERED": "1"}  # else an error would not be the last word in the log
-    settings |= {} if workers == 1 else dict.fromkeys(_THREADS, "1")
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        # a group of its own, so that Ctrl-C reaches the processes of a run once, from here
-        process = subprocess.Popen(
-            words_of(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | settings,
-            start_new_session=True,
-            pass_fds=(lock,),
-        )
-    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    stopped = False
-    while not pid:
-        stopped = stop.wait(0.1)
-        if stopped:
-            os.killpg(process.pid, signal.SIGKILL)
-        pid, status, usage = os.wait4(process.pid, 0 if stopped else os.WNOHANG)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return None if stopped else (process.returncode, usage.ru_maxrss)
 
 
 def _error(status: int, folder: Path) -> str:

@@ -1,13 +1,13 @@
 """Runs that cost nothing: a suite whose `lightning fit` is a script of milliseconds, and folders written by hand."""
 
 import json
-import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from medprism.benchmark import runner
+from medprism.benchmark import process, runner
 from medprism.benchmark.runner import Outcome
 from medprism.benchmark.suite import Job
 from medprism.cohort import Cohort, Factor
@@ -59,9 +59,13 @@ with open(f"{folder}/metrics.json", "w") as file:
 
 def fake_fit(monkeypatch, tmp_path: Path) -> None:
     """Let runs be the script above, in a working directory of their own."""
-    script = tmp_path / "fit.py"
-    script.write_text(FIT)
-    monkeypatch.setattr(runner, "words_of", lambda folder: [sys.executable, str(script), str(folder)])
+    (tmp_path / "fake_fit.py").write_text(FIT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(runner, "words_of", lambda folder: ["fake_fit", str(folder)])
+    monkeypatch.setattr(process, "PRELOADED", [])
+    # a server of an earlier test would be no child of a process that this one forks
+    forkserver._forkserver._stop()
+    monkeypatch.setattr(process, "_server", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
