@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medprism.cohort import UNKNOWN, Batch, Factor, Representation
-from medprism.encoders import build_encoder
+from medprism.encoders import build_encoder, pooled
 from medprism.losses.group import group_dro, group_index
 from medprism.losses.supervised import target_loss
 from medprism.method import CohortMismatchError, Method
@@ -70,13 +70,16 @@ class ERM(Method):
             self.register_buffer("group_weights", torch.full((groups,), 1 / groups))
 
     def represent(self, batch: Batch) -> Representation:
-        """Pooled embedding and logits of the target."""
-        encoded = self.encoder(batch[self.cohort.input_field])  # type: ignore[literal-required]
-        return Representation(
-            logits={self.cohort.target.name: self.head(encoded.pooled)},
-            blocks={"pooled": encoded.pooled},
-            tokens={"regions" if self.cohort.input_field == "connectome" else "patches": encoded.tokens},
-        )
+        """Pooled embedding and logits of the target; tokens unless training, which reads none."""
+        x = batch[self.cohort.input_field]  # type: ignore[literal-required]
+        tokens = {}
+        if self.training:
+            embedding = pooled(self.encoder, x)
+        else:
+            encoded = self.encoder(x)
+            embedding = encoded.pooled
+            tokens["regions" if self.cohort.input_field == "connectome" else "patches"] = encoded.tokens
+        return Representation({self.cohort.target.name: self.head(embedding)}, {"pooled": embedding}, tokens)
 
     def losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:
         """Cross-entropy (classes, labels) or squared error (value) of the target, or its GroupDRO."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medprism.cohort import UNKNOWN, Batch, Cohort, Factor, Representation
 from medprism.dependence import MutualInformation, build_measure
 from medprism.distributed import gather_with_grad
-from medprism.encoders import build_encoder
+from medprism.encoders import build_encoder, pooled
 from medprism.losses.confounders import ConfounderAttention
 from medprism.losses.group import group_index
 from medprism.losses.information import label_information
@@ -193,11 +193,11 @@ class MIMMX(Method):
     # ---------------------------------------------------------------------------------------------------- forward
     def represent(self, batch: Batch) -> Representation:
         """A block and logits for the target and each spurious attribute; `pooled` is what the blocks are cut from."""
-        pooled = self.encoder(batch[self.cohort.input_field]).pooled  # type: ignore[literal-required]
-        blocks = self.cut(pooled).chunk(len(self.factors), dim=1)
+        embedding = pooled(self.encoder, batch[self.cohort.input_field])  # type: ignore[literal-required]
+        blocks = self.cut(embedding).chunk(len(self.factors), dim=1)
         named = {factor.name: block for factor, block in zip(self.factors, blocks, strict=True)}
         logits = {name: head(block) for (name, block), head in zip(named.items(), self.heads, strict=True)}
-        return Representation(logits=logits, blocks={**named, "pooled": pooled})
+        return Representation(logits=logits, blocks={**named, "pooled": embedding})
 
     # ----------------------------------------------------------------------------------------------------- losses
     def losses(self, batch: Batch, rep: Representation) -> dict[str, Tensor]:

@@ -34,3 +34,14 @@ class Encoder(nn.Module):
 
     input_field: ClassVar[str]
     dim: int
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """`(B, d)` embeddings of whole inputs alone; an encoder whose tokens cost extra leaves them out here."""
+        pooled: Tensor = self(x).pooled
+        return pooled
+
+
+def pooled(encoder: nn.Module, x: Tensor) -> Tensor:
+    """The pooled embedding of any encoder, also of a user's own that is no `Encoder`."""
+    embedding: Tensor = encoder.pooled(x) if isinstance(encoder, Encoder) else encoder(x).pooled
+    return embedding

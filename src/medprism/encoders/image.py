@@ -62,12 +62,24 @@ class SmallCNN(Encoder):
 
     def forward(self, image: Tensor) -> Encoded:
         """Encode `(B, C, H, W)` images into `(B, N, d)` tokens and `(B, d)` pooled embeddings."""
-        image = check_input(image, self.input_shape, "image").contiguous(memory_format=torch.channels_last)
-        maps = self.maps(image).flatten(2)  # (B, 16, N)
+        maps = self._map(image)
         places = maps.shape[2]
         weight = self.first.weight.view(256, 16, places)
         shares = torch.einsum("bcn,hcn->bnh", maps, weight) * places + self.first.bias
-        return Encoded(self.project(shares.relu()), self.project(self.first(maps.flatten(1)).relu()))
+        return Encoded(self.project(shares.relu()), self._embedding(maps))
+
+    def pooled(self, image: Tensor) -> Tensor:
+        """`(B, d)` embeddings, without tokens, which take a quarter of a training step."""
+        return self._embedding(self._map(image))
+
+    def _map(self, image: Tensor) -> Tensor:
+        image = check_input(image, self.input_shape, "image").contiguous(memory_format=torch.channels_last)
+        maps: Tensor = self.maps(image).flatten(2)
+        return maps  # (B, 16, N)
+
+    def _embedding(self, maps: Tensor) -> Tensor:
+        embedding: Tensor = self.project(self.first(maps.flatten(1)).relu())
+        return embedding
 
 
 AXES = {"image": "channels, rows, columns", "volume": "channels and three axes"}
