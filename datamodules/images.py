@@ -23,8 +23,9 @@ from medprism.cohort import Cohort
 from medprism.data.base import CohortDataModule, Reader
 from medprism.data.cache import cache_folder
 from medprism.data.errors import DataError, report
-from medprism.data.imaging import FloatArray, moved
+from medprism.data.imaging import FloatArray, Motion
 from medprism.data.samples import IntArray, Labels, Samples
+from medprism.data.texts import TextReader, Texts
 
 CHUNK = 16
 """Samples that a thread reads at a time: few enough for a lively bar and for large volumes."""
@@ -73,7 +74,8 @@ class PixelReader:
         field: `image` or `volume`.
         pixels: `(n, ...)` uint8, of which 255 means 1, or float16.
         kept: position in `pixels` of each sample of the cohort.
-        change: augmentation of a batch, if any.
+        beside: reads what lies beside the images, if anything; see `medprism.data.texts`.
+        change: augmentation of a batch, if any: the moved images and their motion, with which gaze maps move along.
         mean: subtracted at last.
         spread: divided by at last.
     """
@@ -81,18 +83,23 @@ class PixelReader:
     field: str
     pixels: Tensor
     kept: Tensor
-    change: Callable[[Tensor], Tensor] | None = None
+    beside: Reader | None = None
+    change: Callable[[Tensor], tuple[Tensor, Motion]] | None = None
     mean: float = 0.0
     spread: float = 1.0
 
-    def __call__(self, rows: Tensor) -> dict[str, Tensor]:
+    def __call__(self, rows: Tensor) -> dict[str, Any]:
         """The samples at `rows`."""
         batch = decoded(self.pixels[self.kept[rows]])
+        beside = dict(self.beside(rows)) if self.beside is not None else {}
         if self.change is not None:
-            batch = self.change(batch)
+            batch, motion = self.change(batch)
+            beside.pop("boxes", None)  # they are for tests, where nothing moves
+            if beside.get("gaze") is not None and beside["gaze"].numel():
+                beside["gaze"] = motion(beside["gaze"])
         if (self.mean, self.spread) != (0.0, 1.0):
             batch = (batch - self.mean) / self.spread
-        return {self.field: batch}
+        return {self.field: batch, **beside}
 
 
 class ImageDataModule(CohortDataModule):
@@ -154,6 +161,15 @@ class ImageDataModule(CohortDataModule):
         """How the samples are read, in the order of `labels.samples`."""
 
     @cached_property
+    def texts(self) -> Texts | None:
+        """Sentences, gaze and boxes of the samples, in the order of `labels.samples`; none unless a cohort has any."""
+        return None
+
+    def use_gaze(self, training: bool) -> npt.NDArray[np.bool_] | None:
+        """`(samples,)` whose gaze may be used; all for None."""
+        return None
+
+    @cached_property
     def samples(self) -> Samples:
         """The labels of every readable sample, in the order of the table."""
         samples = self.labels.samples
@@ -172,10 +188,11 @@ class ImageDataModule(CohortDataModule):
         """What the data are; reads them, or their cache, on first use."""
         return Cohort(
             name=self.name,
-            fields=self.batch_fields(self.field),
+            fields=(*self.batch_fields(self.field), *(self.texts.fields if self.texts else ())),
             input_shape=self._stored.pixels.shape[1:],
             target=self.labels.target,
             attributes=self.labels.attributes,
+            grid=self.texts.gaze.maps.shape[1:] if self.texts and self.texts.gaze else (),
             simulated=self.simulated,
             fingerprint=self._fingerprint(),
         )
@@ -185,11 +202,13 @@ class ImageDataModule(CohortDataModule):
         mean, spread = self._scale
         augmented = training and (self.augment_shift or self.augment_rotation or self.augment_flip)
         change = self._moved if augmented else None
-        return PixelReader(self.field, self._pixels, torch.from_numpy(self._kept), change, mean, spread)
+        beside = TextReader(self.texts, self._kept, self.use_gaze(training)) if self.texts else None
+        return PixelReader(self.field, self._pixels, torch.from_numpy(self._kept), beside, change, mean, spread)
 
-    def _moved(self, batch: Tensor) -> Tensor:
+    def _moved(self, batch: Tensor) -> tuple[Tensor, Motion]:
         flip = self.left_right % (batch.ndim - 2) if self.augment_flip else None
-        return moved(batch, self.augment_shift, self.augment_rotation, flip)
+        motion = Motion.draw(batch, self.augment_shift, self.augment_rotation, flip)
+        return motion(batch), motion
 
     @cached_property
     def _images(self) -> Images:
@@ -287,9 +306,12 @@ class ImageDataModule(CohortDataModule):
         """SHA-256 of preprocessed data and labels, whatever their folder and order."""
         samples = self.samples
         codes = np.column_stack([samples.target, *samples.attributes.values()]).tolist()
-        digests = self._stored.digest[self._kept]
+        digests = [
+            image.decode() + (self.texts.digest(int(row)) if self.texts else "")
+            for image, row in zip(self._stored.digest[self._kept], self._kept, strict=True)
+        ]
         rows = sorted(
-            f"{name} {subject} {digest.decode()} {code}"
+            f"{name} {subject} {digest} {code}"
             for name, subject, digest, code in zip(samples.id, samples.subject, digests, codes, strict=True)
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor
 from medprism.cohort import UNKNOWN, Factor
 from medprism.data.cache import stamps
 from medprism.data.errors import DataError, report
-from medprism.data.imaging import FloatArray, read_picture, resized
+from medprism.data.imaging import FloatArray, Motion, read_picture, resized
 from medprism.data.samples import Labels, Samples, binned, coded
 from medprism.data.tables import Columns, read_table
 from medprism.data.volumes import Plane, Preparation
@@ -124,10 +124,11 @@ class VolumeDataModule(ImageDataModule):
         key = {"files": found, "nibabel": version("nibabel"), **self.prepare.key}
         return Images(scans.names, ReadVolumes(scans, self.prepare), key, "float16")
 
-    def _moved(self, batch: Tensor) -> Tensor:
+    def _moved(self, batch: Tensor) -> tuple[Tensor, Motion]:
         # What comes in from outside is background, the lowest value of a volume, not the 0 of its mean.
         lowest = batch.amin(dim=tuple(range(1, batch.ndim)), keepdim=True)
-        return super()._moved(batch - lowest) + lowest
+        moved, motion = super()._moved(batch - lowest)
+        return moved + lowest, motion
 
 
 class TableVolumeDataModule(VolumeDataModule):

@@ -1,4 +1,4 @@
-"""Chest X-rays: CheXpert, MIMIC-CXR-JPG, NIH ChestX-ray14, the COVID-19 image collection, and your own."""
+"""Chest X-rays of CheXpert, MIMIC-CXR-JPG, NIH ChestX-ray14 and the COVID-19 image collection."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from medprism.data.cache import stamps
 from medprism.data.errors import DataError
 from medprism.data.imaging import FloatArray, Square, equalized, read_picture, resized
 from medprism.data.samples import Labels
-from medprism.data.tables import Columns, read_table
+from medprism.data.tables import Columns
+from medprism.data.texts import Texts
 from medprism.datamodules import xray_tables
 from medprism.datamodules.images import ImageDataModule, Images
+from medprism.datamodules.reports import COVID_PROMPTS, Notes, covid_notes, mimic_reports, texts_of
 from medprism.datamodules.xray_tables import Labeler, Uncertain
 
 ATTRIBUTES = ("view", "sex", "age")
@@ -50,8 +52,20 @@ class XrayDataModule(ImageDataModule):
     def files(self) -> tuple[list[Path], list[str]]:
         """The file of every sample, in the order of the labels, and the table and row that name it."""
 
+    def prepared(self, file: Path, source: str) -> FloatArray:
+        """The sample `(C, size, size)` in [0, 1] of a file: decoding, contrast, shape and size, in this order.
+
+        Args:
+            file: its path.
+            source: how an error names it.
+        """
+        picture = read_picture(file, source)
+        if self.clahe:
+            picture = equalized(picture, self.clahe)
+        return resized(picture, self.size, self.square)[None]
+
     def images(self) -> Images:
-        """Decoding, contrast, shape and size, in this order."""
+        """The prepared files."""
         files, where = self.files()
         names = tuple(f"{file} ({row})" for file, row in zip(files, where, strict=True))
         there = [file.is_file() for file in files]
@@ -61,13 +75,6 @@ class XrayDataModule(ImageDataModule):
                 f"{len(missing)} of {len(files)} files do not exist, the first is {missing[0]}; mend root or the "
                 "paths, or set unreadable to skip"
             )
-
-        def read(row: int) -> FloatArray:
-            picture = read_picture(files[row], names[row])
-            if self.clahe:
-                picture = equalized(picture, self.clahe)
-            return resized(picture, self.size, self.square)[None]
-
         key = {
             "files": stamps(file for file, is_there in zip(files, there, strict=True) if is_there),
             "missing": missing,
@@ -76,11 +83,11 @@ class XrayDataModule(ImageDataModule):
             "clahe": self.clahe,
             "pillow": version("pillow"),
         }
-        return Images(names, read, key)
+        return Images(names, lambda row: self.prepared(files[row], names[row]), key)
 
 
 class ReleasedXrays(XrayDataModule):
-    """Base of the released chest X-ray cohorts: one finding against its absence; all splits are by patient.
+    """Base of the released chest X-ray cohorts: a finding as target; all splits are by patient.
 
     Args:
         attributes: which of view, sex and age the cohort has; all that its tables tell when left out.
@@ -88,6 +95,9 @@ class ReleasedXrays(XrayDataModule):
         views: views of the images that are used, next to those without a known view.
         **base: arguments of `XrayDataModule`, `ImageDataModule` and `CohortDataModule`.
     """
+
+    cells: tuple[str, ...] = ("absent", "present")
+    """What the column `finding` of the table can hold, in the order of `classes`."""
 
     def __init__(
         self,
@@ -110,15 +120,26 @@ class ReleasedXrays(XrayDataModule):
 
     @property
     @abstractmethod
-    def classes(self) -> tuple[str, str]:
-        """What the absence and the presence of the finding are called."""
+    def classes(self) -> tuple[str, ...]:
+        """What the classes of the finding are called, such as its absence and its presence."""
+
+    @property
+    def prompts(self) -> tuple[tuple[str, ...], ...]:
+        """What the classes are in words: phrases for each."""
+        return tuple((name,) for name in self.classes)
+
+    def with_texts(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with the columns of `medprism.datamodules.reports`, in cohorts that have texts."""
+        return table
 
     @cached_property
     def _table(self) -> pd.DataFrame:
         """The rows that can be used; what is left out is counted in `skipped`."""
         table = self.table()
-        view = table["view"]
-        reason = table["left_out"].mask((view != "") & ~view.isin(self.views), f"view not in {list(self.views)}")
+        other_view = (table["view"] != "") & ~table["view"].isin(self.views)
+        table["left_out"] = table["left_out"].mask(other_view, f"view not in {list(self.views)}")
+        table = self.with_texts(table)  # after that, so that the reports of other views need not be read
+        reason = table["left_out"]
         for text, n in reason[reason != ""].value_counts().items():
             self.skipped[str(text)] = int(n)
         kept = table[reason == ""].reset_index(drop=True)
@@ -132,7 +153,7 @@ class ReleasedXrays(XrayDataModule):
     def labels(self) -> Labels:
         """Finding, view, sex and age class of every image."""
         table = self._table
-        told = [name for name in ATTRIBUTES if name in table]
+        told = [name for name in ATTRIBUTES if name in table and (table[name] != "").any()]
         names = told if self.attributes is None else list(self.attributes)
         absent = [name for name in names if name not in told]
         if absent:
@@ -144,20 +165,24 @@ class ReleasedXrays(XrayDataModule):
             raise DataError(f"{self.name}: no image has a known age; leave age out of attributes")
         columns = Columns(
             "finding",
-            ("absent", "present"),
+            self.cells,
             names,
             attribute_classes={"view": self.views, "sex": SEXES},
             cuts={"age": self.age_cuts or (float(ages.median()),)} if "age" in names else {},
             phrases=PHRASES,
         )
         labels = columns.labels(table, self.name, table["id"].tolist(), table["subject"].tolist(), ())
-        absence, presence = self.classes
-        target = Factor("finding", (absence, presence), ((absence,), (presence,)), "target")
+        target = Factor("finding", self.classes, self.prompts, "target")
         return Labels(labels.samples, target, labels.attributes)
 
     def files(self) -> tuple[list[Path], list[str]]:
         """The files that the table names."""
         return [Path(file) for file in self._table["file"]], self._table["where"].tolist()
+
+    @cached_property
+    def texts(self) -> Texts | None:
+        """What reports or notes say of each image, if they are read."""
+        return texts_of(self._table)
 
 
 class CheXpert(ReleasedXrays):
@@ -186,7 +211,7 @@ class CheXpert(ReleasedXrays):
     ) -> None:
         super().__init__(**base)
         self.root = Path(root)
-        self.finding = known_finding(finding)
+        self.finding = xray_tables.known_finding(finding)
         self.uncertain: Uncertain = uncertain
         self.tables = tables
 
@@ -212,6 +237,8 @@ class MimicCXR(ReleasedXrays):
         uncertain: what an uncertain label means: present (`u_ones`), absent (`u_zeros`), or leave the image out.
         labeler: whose labels of the reports.
         patients: `patients.csv` (or `.csv.gz`) of MIMIC-IV, which tells sex and age; only the view is known without.
+        reports: folder of MIMIC-CXR's report files, `files/p10/p10000032/s50414267.txt`; their findings and impression
+            become sentences, and studies without are left out. No text when left out.
         **base: arguments of `ReleasedXrays`, `XrayDataModule`, `ImageDataModule` and `CohortDataModule`.
     """
 
@@ -224,14 +251,16 @@ class MimicCXR(ReleasedXrays):
         uncertain: Uncertain = "u_ignore",
         labeler: Labeler = "chexpert",
         patients: str | None = None,
+        reports: str | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         self.root = Path(root)
-        self.finding = known_finding(finding)
+        self.finding = xray_tables.known_finding(finding)
         self.uncertain: Uncertain = uncertain
         self.labeler: Labeler = labeler
         self.patients = None if patients is None else Path(patients)
+        self.reports = None if reports is None else Path(reports)
 
     @property
     def classes(self) -> tuple[str, str]:
@@ -241,6 +270,10 @@ class MimicCXR(ReleasedXrays):
     def table(self) -> pd.DataFrame:
         """Metadata, labels, and patients where given."""
         return xray_tables.mimic_cxr(self.root, self.finding, self.uncertain, self.labeler, self.patients)
+
+    def with_texts(self, table: pd.DataFrame) -> pd.DataFrame:
+        """With the sentences of the reports, where they are given."""
+        return table if self.reports is None else mimic_reports(table, self.root, self.reports)
 
 
 class NIHChestXray(ReleasedXrays):
@@ -277,14 +310,17 @@ class CovidXray(ReleasedXrays):
 
     Args:
         root: folder of `metadata.csv` and `images`.
+        notes: sentences of the clinical notes: `masked`, in which names of disease and pathogen are replaced, or `raw`;
+            images without a note are then left out, and both lungs have boxes where the table gives them.
         **base: arguments of `ReleasedXrays`, `XrayDataModule`, `ImageDataModule` and `CohortDataModule`.
     """
 
     name = "COVID-19 chest X-rays"
 
-    def __init__(self, root: str, **base: Any) -> None:
+    def __init__(self, root: str, notes: Notes = "none", **base: Any) -> None:
         super().__init__(**base)
         self.root = Path(root)
+        self.notes: Notes = notes
 
     @property
     def classes(self) -> tuple[str, str]:
@@ -295,84 +331,11 @@ class CovidXray(ReleasedXrays):
         """The one table."""
         return xray_tables.covid(self.root)
 
+    @property
+    def prompts(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the classes; with notes what the findings look like, in words that are not masked."""
+        return super().prompts if self.notes == "none" else COVID_PROMPTS
 
-class XrayManifest(XrayDataModule):
-    """A classification cohort from your own X-rays, or any other grey pictures.
-
-    The manifest is a CSV (or TSV) with one row an image and the columns `image` (path relative to `root`), the target,
-    and optionally `id` (unique; the path when left out), `subject` (`id` when left out) and any attributes.
-
-    Args:
-        root: folder that the paths of the manifest are relative to.
-        manifest: path of the manifest.
-        target: column to predict.
-        target_classes: its classes in the order of their codes, the positive one last; sorted when left out.
-        attributes: attribute columns; all other columns when left out.
-        attribute_classes: classes of attribute columns; sorted values for those left out.
-        bins: bounds for attribute columns of numbers, such as {age: [18, 40, 60, 90]}.
-        cuts: thresholds for attribute columns of numbers, such as {age: [60]}.
-        sensitive: attributes that are properties of the person, to be treated fairly; the others are nuisance.
-        phrases: for class names the phrase that says them in words.
-        cohort_name: name of the data set in tables and figures.
-        **base: arguments of `XrayDataModule`, `ImageDataModule` and `CohortDataModule`.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        manifest: str,
-        target: str = "target",
-        target_classes: list[str] | None = None,
-        attributes: list[str] | None = None,
-        attribute_classes: dict[str, list[str]] | None = None,
-        bins: dict[str, list[float]] | None = None,
-        cuts: dict[str, list[float]] | None = None,
-        sensitive: tuple[str, ...] = ("sex", "age"),
-        phrases: dict[str, str] | None = None,
-        cohort_name: str = "own X-rays",
-        **base: Any,
-    ) -> None:
-        super().__init__(**base)
-        self.name = cohort_name
-        self.root = Path(root)
-        self.manifest = Path(manifest)
-        self.columns = Columns(
-            target,
-            target_classes,
-            attributes,
-            attribute_classes or {},
-            bins or {},
-            cuts or {},
-            sensitive,
-            phrases or {},
-        )
-
-    @cached_property
-    def _table(self) -> pd.DataFrame:
-        filled = ["image", "id", "subject", self.columns.target]
-        return read_table(self.manifest, ["image", *self.columns.needed], filled)
-
-    @cached_property
-    def labels(self) -> Labels:
-        """Target and attributes of the manifest."""
-        table = self._table
-        ids = table["id"] if "id" in table else table["image"]
-        subjects = table.get("subject", ids)
-        return self.columns.labels(
-            table, str(self.manifest), ids.tolist(), subjects.tolist(), {"id", "image", "subject"}
-        )
-
-    def files(self) -> tuple[list[Path], list[str]]:
-        """The files that the manifest names."""
-        return [self.root / path for path in self._table["image"]], xray_tables.rows_of(self._table, self.manifest)
-
-
-def known_finding(finding: str) -> str:
-    """The finding, if it is a column of CheXpert and MIMIC-CXR-JPG.
-
-    Raises:
-        DataError: when it is not.
-    """
-    if finding not in xray_tables.CHEXPERT_FINDINGS:
-        raise DataError(f"there is no finding '{finding}'; choose one of {list(xray_tables.CHEXPERT_FINDINGS)}")
-    return finding
+    def with_texts(self, table: pd.DataFrame) -> pd.DataFrame:
+        """With notes and lungs, where they are asked for."""
+        return table if self.notes == "none" else covid_notes(table, self.root, self.notes, self.square)

@@ -110,15 +110,30 @@ def mimic_cxr(root: Path, finding: str, uncertain: Uncertain, labeler: Labeler, 
         "left_out": of_image["left_out"].mask(unlabelled, f"study without {labeler} labels"),
     }
     if patients is not None:
-        people = read_table(patients, ["subject_id", "gender", "anchor_age", "anchor_year"], ["subject_id"])
-        person = people.drop_duplicates("subject_id").set_index("subject_id").reindex(subject).reset_index(drop=True)
-        if "StudyDate" not in table:
-            raise DataError(f"{file} lacks the column StudyDate, which ages need; it has {list(table.columns)}")
-        year = pd.to_numeric(table["StudyDate"].str[:4], errors="coerce")
-        age = pd.to_numeric(person["anchor_age"], errors="coerce") + year
-        age -= pd.to_numeric(person["anchor_year"], errors="coerce")
-        columns |= {"sex": known_sex(person["gender"]), "age": known_age(age, patients)}
+        columns |= mimic_people(patients, table, file)
     return pd.DataFrame(columns)
+
+
+def mimic_people(patients: Path, images: pd.DataFrame, file: Path) -> dict[str, list[str]]:
+    """Sex and age of the people on images of MIMIC-CXR, from MIMIC-IV's `patients.csv`: age in the year of the study.
+
+    Args:
+        patients: that table.
+        images: the rows of MIMIC-CXR's metadata.
+        file: where they come from.
+
+    Raises:
+        DataError: when a table lacks a column.
+    """
+    people = read_table(patients, ["subject_id", "gender", "anchor_age", "anchor_year"], ["subject_id"])
+    by_subject = people.drop_duplicates("subject_id").set_index("subject_id")
+    person = by_subject.reindex(images["subject_id"]).reset_index(drop=True)
+    if "StudyDate" not in images:
+        raise DataError(f"{file} lacks the column StudyDate, which ages need; it has {list(images.columns)}")
+    age = pd.to_numeric(person["anchor_age"], errors="coerce")
+    age += pd.to_numeric(images["StudyDate"].str[:4], errors="coerce").reset_index(drop=True)
+    age -= pd.to_numeric(person["anchor_year"], errors="coerce")
+    return {"sex": known_sex(person["gender"]), "age": known_age(age, patients)}
 
 
 def nih(root: Path, finding: str) -> pd.DataFrame:
@@ -175,6 +190,17 @@ def covid(root: Path) -> pd.DataFrame:
     )
 
 
+def known_finding(finding: str) -> str:
+    """The finding, if it is a column of CheXpert and MIMIC-CXR-JPG.
+
+    Raises:
+        DataError: when it is not.
+    """
+    if finding not in CHEXPERT_FINDINGS:
+        raise DataError(f"there is no finding '{finding}'; choose one of {list(CHEXPERT_FINDINGS)}")
+    return finding
+
+
 def uncertain_finding(
     cells: pd.Series[str], where: list[str], finding: str, uncertain: Uncertain
 ) -> dict[str, list[str]]:
@@ -199,14 +225,14 @@ def uncertain_finding(
     return {"finding": found.tolist(), "left_out": np.where(ignored, f"{finding} uncertain", "").tolist()}
 
 
-def known_sex(cells: pd.Series[str]) -> list[str]:
+def known_sex(cells: Iterable[str]) -> list[str]:
     """`male`, `female`, or empty for everything else."""
     return [SEX.get(as_text(cell).lower(), "") for cell in cells]
 
 
-def known_age(cells: pd.Series[Any], file: Path) -> list[str]:
+def known_age(cells: Iterable[Any], file: Path) -> list[str]:
     """Ages in years as text; empty where no number, negative, or above what a person reaches."""
-    ages = pd.to_numeric(cells, errors="coerce")
+    ages = pd.to_numeric(pd.Series(list(cells), dtype=object), errors="coerce")
     impossible = (ages < 0) | (ages > OLDEST)
     if impossible.any():
         report(f"{file}: {int(impossible.sum())} ages are below 0 or above {OLDEST} years and count as unknown")

@@ -319,3 +319,75 @@ def write_ukb(folder: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table.to_csv(folder / "volumes.csv", index=False)
     return table
+
+
+MIMIC_REPORT = (
+    "                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)",
+    "INDICATION:  ___F with cough, evaluate for pneumonia at 10:30",
+    "COMPARISON:  None.",
+    "FINDINGS: ",
+    "The heart of patient {k} is normal in size.  There is a small\n effusion of 3.5 cm.",
+    "IMPRESSION: ",
+    "Small effusion number {k}.",
+)
+
+
+def write_mimic_reports(folder: Path) -> None:
+    """Reports of `write_mimic_cxr`: the first is missing, one is empty, one has no section, one no findings."""
+    for k in range(1, XRAY_PATIENTS):
+        subject, study = 10000032 + 1000 * k, 50000001 + k
+        paragraphs = MIMIC_REPORT
+        if k == 1:
+            paragraphs = (" FINAL REPORT\n FINDINGS:", "IMPRESSION:")
+        if k == 2:
+            paragraphs = (" WET READ: ___ 8:13 PM\n No change.", "AP CHEST, 7:49 A.M. ON ___", "Lungs are clear.")
+        if k == 3:
+            paragraphs = paragraphs[-2:]
+        file = folder / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(" \n \n ".join(paragraphs).format(k=k) + "\n", encoding="utf-8")
+
+
+def write_covid_notes(folder: Path) -> pd.DataFrame:
+    """`write_covid` with notes and lung boxes: both images of a patient share a note, every fifth patient has none."""
+    table = write_covid(folder)
+    patient = table["patientid"] - 100
+    notes = [f"Cough of patient {k}. COVID-19 was found in 2.5 days." if k % 5 else "" for k in patient]
+    table["clinical_notes"] = notes
+    table["note_masked"] = [note.replace("COVID-19", "[finding]") for note in notes]
+    table["width"], table["height"] = 50, 40
+    for side, left in (("right", 5), ("left", 30)):
+        for part, value in zip("xywh", (left, 10, 15, 20), strict=True):
+            table[f"{side}_{part}"] = [f"{value:.1f}"] * len(table)
+    table.to_csv(folder / "metadata.csv", index=False)
+    return table
+
+
+def write_xray_text_manifest(folder: Path) -> pd.DataFrame:
+    """`write_xray_manifest` with reports: none in the first row, in a file in the second, in the cell in all others."""
+    table = write_xray_manifest(folder)
+    table["report"] = ["", "reports/1.txt", *(f"Lungs are clear. Heart of scan {k} is normal." for k in range(2, 24))]
+    (folder / "reports").mkdir()
+    (folder / "reports" / "1.txt").write_text("FINDINGS: Café is no finding.\n\nTECHNIQUE: PA.\n", encoding="utf-8")
+    table.to_csv(folder / "images.csv", index=False)
+    return table
+
+
+OSIE_IMAGES = 24
+
+
+def write_osie(folder: Path) -> pd.DataFrame:
+    """OSIE's colour pictures, each seen by 4 viewers of 5 fixations: even ones at one place, odd ones everywhere."""
+    generator = np.random.default_rng(0)
+    (folder / "stimuli_320").mkdir()
+    rows = []
+    for k in range(OSIE_IMAGES):
+        pixels = np.repeat(np.repeat(generator.integers(256, size=(6, 8, 3), dtype=np.uint8), 5, axis=0), 5, axis=1)
+        Image.fromarray(pixels).save(folder / "stimuli_320" / f"{1001 + k}.jpg", quality=95)
+        for viewer, fixation in np.ndindex(4, 5):
+            x, y = generator.uniform((0, 0), (799, 599)) if k % 2 else (200 + 30 * fixation, 450)
+            rows.append([f"{1001 + k}.jpg", viewer, fixation, round(x, 1), round(y, 1), 100 + 50 * fixation])
+    table = pd.DataFrame(rows, columns=["image", "subject", "fix_index", "x_px800", "y_px600", "duration_ms"])
+    table["x_px320"], table["y_px240"] = table["x_px800"] / 2.5, table["y_px600"] / 2.5
+    table.to_csv(folder / "fixations.csv.gz", index=False)
+    return table

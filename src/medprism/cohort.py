@@ -33,6 +33,7 @@ class Batch(TypedDict, total=False):
         sentences: for each sample its sentences, as raw text.
         gaze: `(B, S, H, W)` in [0, 1], one map a sentence, padded with zeros over S.
         has_gaze: `(B,)` bool.
+        boxes: for each sample its located phrases, `(phrase, left, top, right, bottom)` in shares of the image.
         weight: `(B,)` float32 weights of the samples in the training loss; their mean over the training part is 1.
     """
 
@@ -46,6 +47,7 @@ class Batch(TypedDict, total=False):
     sentences: list[list[str]]
     gaze: Tensor
     has_gaze: Tensor
+    boxes: list[list[tuple[str, float, float, float, float]]]
     weight: Tensor
 
 
@@ -93,7 +95,7 @@ class Cohort:
         regions: names of the R regions of a connectome.
         coordinates: MNI coordinates in mm of those regions, for the brain figures.
         atlas: name of the parcellation.
-        grid: patches of an image `(rows, columns)`, where text and gaze are aligned to it.
+        grid: rows and columns of the gaze maps, of cohorts that have gaze.
         simulated: whether the data are simulated; shown wherever results are shown.
         fingerprint: hash of the input data, for the record of a run.
     """
@@ -161,14 +163,17 @@ class Representation:
         logits: factor name to `(B, classes)` scores (`(B, K)` for labels, `(B, 1)` for a value); the target's entry
             is the prediction, those of attributes are auxiliary heads.
         blocks: block name to `(B, d)` latent vectors; leakage probes read these.
-        tokens: token set name to `(B, N, d)` embeddings of regions, patches or sentences.
+        tokens: token set name to `(B, N, d)` embeddings. Image-text methods give, with unit length, `patches`,
+            `sentences` (zeros after the last one of a sample), and `phrases` of a batch's boxes (likewise).
         maps: factor name to `(B, classes, N)` attention over those tokens, rows summing to 1.
+        grid: rows and columns of the patches, row by row.
     """
 
     logits: dict[str, Tensor]
     blocks: dict[str, Tensor] = field(default_factory=dict)
     tokens: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
+    grid: tuple[int, ...] = ()
 
 
 def _tupled(value: Any) -> Any:

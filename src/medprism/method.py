@@ -133,6 +133,8 @@ class Method(pl.LightningModule, ABC):
             output["target"] = batch["target"]
         if "attributes" in batch:
             output["attributes"] = batch["attributes"]
+        if rep.grid:
+            output["tokens"], output["grid"] = {name: x.detach() for name, x in rep.tokens.items()}, rep.grid
         return output
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

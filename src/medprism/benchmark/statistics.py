@@ -339,7 +339,7 @@ def holm(p: Array) -> Array:
 
 
 def extras(cells: Sequence[Cell]) -> pd.DataFrame:
-    """What the runs measured beside predictions: heads, latent blocks, leakage, cost; mean and sd over runs.
+    """What the runs measured beside predictions: heads, latent blocks, leakage, alignment, cost; mean, sd over runs.
 
     Returns:
         Long table: `cohort`, `method`, `what`, `runs`, `mean`, `sd`.
@@ -351,7 +351,7 @@ def extras(cells: Sequence[Cell]) -> pd.DataFrame:
             numbers = {"seconds": run.record["seconds"], "peak memory, MB": run.record["peak_memory_mb"]}
             for name, part in {WHOLE: run.metrics, **run.metrics.get("sets", {})}.items():
                 numbers |= {f"{name}/heads/{key}": v for key, v in _numbers(part.get("heads", {})).items()}
-            for key in ("latent", "leakage"):
+            for key in ("latent", "leakage", "alignment"):
                 numbers |= {f"{key}/{name}": v for name, v in _numbers(run.metrics.get(key) or {}).items()}
             for name, value in numbers.items():
                 found.setdefault(name, []).append(value)

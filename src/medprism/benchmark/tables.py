@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medprism.benchmark.runner import Outcome
@@ -17,6 +18,25 @@ from medprism.runs import environment
 SUMMARY, EXTRAS, MARKDOWN = "summary.csv", "extras.csv", "summary.md"
 
 Row = dict[Hashable, Any]
+
+ALIGNED = {
+    "zero_shot/macro_f1": "zero-shot macro F1",
+    "linear_probe/percent_10/auroc": "AUROC of a linear probe, 10 % of the labels",
+    "retrieval/text_to_image/precision_at_5": "P@5, text to image",
+    "retrieval/text_to_image/recall_at_5": "R@5, text to image",
+    "retrieval/image_to_text/recall_at_5": "R@5, image to text",
+    "grounding/gaze/pointing": "pointing game, gaze",
+    "grounding/gaze/iou": "IoU, gaze",
+    "grounding/gaze/cc": "correlation, gaze",
+    "grounding/gaze/nss": "NSS, gaze",
+    "grounding/gaze/auc": "AUC, gaze",
+    "grounding/boxes/pointing": "pointing game, boxes",
+    "grounding/boxes/iou": "IoU, boxes",
+}
+"""What the tables show of image-text methods; extras.csv has everything."""
+
+BLIND = {"zero_shot": "constant", "linear_probe": "chance", "retrieval": "chance", "grounding": "centre_bias"}
+"""Under which name metrics.json has what is reached without a model."""
 
 
 def write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, command: str, resamples: int = 1000) -> str:
@@ -96,7 +116,7 @@ def _section(suite: Suite, cells: Sequence[Cell], summary: pd.DataFrame, beside:
         shown = [_number(rows, suite, cell.method, *column) for column in columns]
         note = "" if cell.state == "complete" else f" ({cell.state})"
         lines.append(f"| {label}{note} | {len(cell.pooled)} | " + " | ".join(shown) + " |")
-    return "\n".join([*lines, *_representation(suite, cells, sets, beside)])
+    return "\n".join([*lines, *_representation(suite, cells, sets, beside), *_alignment(suite, cells, beside)])
 
 
 def _number(rows: Mapping[tuple[str, str, str], Row], suite: Suite, method: str, where: str, metric: str) -> str:
@@ -143,3 +163,34 @@ def _representation(suite: Suite, cells: Sequence[Cell], sets: Sequence[str], be
         if any(shown):
             lines.append(f"| {suite.methods[method].get('label', method)} | " + " | ".join(shown) + " |")
     return lines
+
+
+def _alignment(suite: Suite, cells: Sequence[Cell], beside: pd.DataFrame) -> list[str]:
+    """How well image-text methods align images and texts, and what is reached without a model."""
+    rows = {(row["method"], row["what"].removeprefix("alignment/")): row for row in beside.to_dict("records")}
+    known = {what for _, what in rows}
+    columns = {what: title for what, title in ALIGNED.items() if what in known}
+    if not columns:
+        return []
+    lines = [
+        "",
+        "Images and texts of the whole test: mean over runs ± standard deviation (ddof 1). Without a model: always the "
+        "most frequent class, a random order, or the mean map of the training readings.",
+        "",
+        "| method | " + " | ".join(columns.values()) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for method in dict.fromkeys(cell.method for cell in cells):
+        shown = [_spread(rows[method, what]) if (method, what) in rows else "" for what in columns]
+        if any(shown):
+            lines.append(f"| {suite.methods[method].get('label', method)} | " + " | ".join(shown) + " |")
+    levels = [[row["mean"] for (_, name), row in rows.items() if name == _without_model(what)] for what in columns]
+    blind = [f"{np.mean(level):.3f}" if level else "" for level in levels]
+    return [*lines, "| without a model | " + " | ".join(blind) + " |"]
+
+
+def _without_model(what: str) -> str:
+    """The name of what is reached without a model, for a name of `ALIGNED`."""
+    branch, _, metric = what.rpartition("/")
+    kind = what.split("/")[0]
+    return f"{branch}/{BLIND[kind]}/{metric}"

@@ -21,6 +21,7 @@ ENCODERS: Final[dict[str, dict[str, str]]] = {
     },
     "image": {
         "small": "medprism.encoders.image.SmallCNN",
+        "patches": "medprism.encoders.patches.PatchCNN",
         "timm": "medprism.encoders.trunks.TimmEncoder",
         "open_clip": "medprism.encoders.trunks.OpenCLIPImageEncoder",
     },

@@ -75,7 +75,7 @@ class OpenCLIPEncoder(TextEncoder):
 
     def _embed(self, phrases: list[str]) -> list[Tensor]:
         codes = self.tokenizer(phrases)  # (C, T), padded to the length of the context
-        if full := int((codes[:, -1] != self._padding()).sum()):
+        if full := int((codes[:, -1] != self.padding).sum()):
             warnings.warn(
                 f"{full} phrases have as many tokens as '{self.name}' reads ({codes.shape[1]}), or more: what lies "
                 "beyond is cut",
@@ -91,7 +91,9 @@ class OpenCLIPEncoder(TextEncoder):
             raise ValueError(self._no_tokens(f"{tuple(states.shape)} states do not fit {tuple(codes.shape)} tokens"))
         return [state[kept] for state, kept in zip(states, keep, strict=True)]
 
-    def _padding(self) -> int:
+    @property
+    def padding(self) -> int:
+        """The code that fills the context of a short phrase."""
         return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
 
     def _words(self, codes: Tensor) -> Tensor:

@@ -34,6 +34,11 @@ def without_pretrained_weights() -> Iterator[None]:
         _load_weights.reset(token)
 
 
+def loads_weights() -> bool:
+    """Whether encoders load the weights that their options name."""
+    return _load_weights.get()
+
+
 class TimmEncoder(Encoder):
     """Any image model of timm without its classifier; tokens are the places of its last map, or its patches.
 
@@ -279,7 +284,7 @@ def _wanted(pretrained: Any, checkpoint: str | None) -> tuple[Any, str | None]:
     """
     if pretrained and checkpoint:
         raise ValueError(f"weights of two sources: pretrained={pretrained!r} and checkpoint={checkpoint!r}; give one")
-    return (pretrained, checkpoint) if _load_weights.get() else (None, None)
+    return (pretrained, checkpoint) if loads_weights() else (None, None)
 
 
 def _explained(error: Exception, library: str, model: str, weights: str | None) -> Exception:

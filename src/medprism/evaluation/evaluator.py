@@ -14,12 +14,13 @@ from rich.table import Table
 
 from medprism.cohort import Cohort
 from medprism.distributed import rank, world_size
+from medprism.evaluation.alignment import Alignment, alignment_table, embedded
 from medprism.evaluation.latent import latent, latent_table
 from medprism.evaluation.predictions import Predictions, StepOutput, write_whole
 from medprism.evaluation.report import Metrics, evaluate, flatten, scores, table
 from medprism.evaluation.sets import divide, evaluate_sets, sets_table
 
-PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
+PREDICTIONS, METRICS, GROUNDING = "predictions.csv", "metrics.json", "grounding.csv"
 
 
 class Evaluator(Callback):
@@ -28,11 +29,13 @@ class Evaluator(Callback):
     The module must have a `cohort`, and its validation, test and predict steps return a `StepOutput`. After every
     validation epoch performance and fairness gaps are logged under `val/`, without intervals or probes; a checkpoint
     may select on `val/auroc`, `val/worst_group_accuracy`, `val/worst_cell/accuracy` or, for one attribute,
-    `val/sex/worst_group/cell_accuracy`. A test (and `trainer.validate`) adds intervals over subjects and leakage
+    `val/sex/worst_group/cell_accuracy`, and of an image-text method on `val/alignment/retrieval/reciprocal_rank` or
+    `val/alignment/grounding/gaze/pointing`. A test (and `trainer.validate`) adds intervals over subjects and leakage
     probes, prints a table and writes metrics.json and predictions.csv. A test measures each set of the datamodule's
-    `test_sets` as well, logged as `test/<set>/...`. A prediction run writes its rows of predictions.csv. Samples are
-    gathered over all processes and copies that samplers pad with are dropped, so the numbers are those of a single
-    process.
+    `test_sets` as well, logged as `test/<set>/...`, and of an image-text method zero-shot classification, retrieval,
+    grounding and a linear probe, logged as `test/alignment/...`, with one row a sentence in grounding.csv; see
+    `medprism.evaluation.alignment`. A prediction run writes its rows of predictions.csv. Samples are gathered over all
+    processes and copies that samplers pad with are dropped, so the numbers are those of a single process.
 
     Args:
         bootstrap: number of resamples of subjects for the intervals of a test; 0 for none.
@@ -45,6 +48,9 @@ class Evaluator(Callback):
         latent: whether a test asks every latent block for every factor, by neighbours, linear and nonlinear probes,
             and for the mutual information between blocks; see `medprism.evaluation.latent`. It takes seconds to
             minutes, and needs a datamodule with `reference_dataloader()`.
+        alignment: whether image-text methods are asked what is asked of no others.
+        queries: for target classes the texts that ask for images of that class, for the retrieval of an image-text
+            method; the `queries` of the datamodule when left out, if it has any.
         seed: of the resamples, probes and critics.
         folder: where metrics.json and predictions.csv go; the trainer's `default_root_dir` when left out.
 
@@ -61,6 +67,8 @@ class Evaluator(Callback):
         min_group: int = 1,
         cells: list[str] | None = None,
         latent: bool = False,
+        alignment: bool = True,
+        queries: dict[str, list[str]] | None = None,
         seed: int = 0,
         folder: str | None = None,
     ) -> None:
@@ -75,22 +83,24 @@ class Evaluator(Callback):
         self.min_group = min_group
         self.cells = cells
         self.latent = latent
+        self.alignment = alignment
+        self.queries = queries
         self.seed = seed
         self.folder = folder
         self.metrics: dict[str, Metrics] = {}
-        self._outputs: list[StepOutput] = []
+        self._forget()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
-        self._outputs = []
+        self._forget()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
-        self._outputs = []
+        self._forget()
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
-        self._outputs = []
+        self._forget()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -99,18 +109,21 @@ class Evaluator(Callback):
         if not trainer.sanity_checking:
             complete = trainer.state.fn == TrainerFn.VALIDATING
             self._keep(outputs, pl_module, "validation_step", blocks=complete and (self.leakage or self.latent))
+            self._align(outputs, batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Keep a batch of a test."""
         self._keep(outputs, pl_module, "test_step", blocks=self.leakage or self.latent)
+        self._align(outputs, batch)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Keep a batch of a prediction run."""
         self._keep(outputs, pl_module, "predict_step", blocks=False)
+        outputs.pop("tokens", None)  # Lightning keeps what a prediction returns, and tokens are large
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log performance and fairness gaps; `trainer.validate` measures as a test does."""
@@ -119,7 +132,8 @@ class Evaluator(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._measure(trainer, pl_module, "val")
         else:
-            self._log(pl_module, "val", scores(self._gathered(), _cohort(pl_module), self.min_group, self.cells))
+            values = scores(self._gathered(), _cohort(pl_module), self.min_group, self.cells)
+            self._log(pl_module, "val", values | (self._alignment.scores() if self.alignment else {}))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log everything, print it, and write metrics.json and predictions.csv."""
@@ -128,8 +142,10 @@ class Evaluator(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         predictions, cohort = self._gathered(), _cohort(pl_module)
         asked = {"leakage": self.leakage, "latent": self.latent}
-        reference = self._reference(trainer, pl_module) if any(asked.values()) and predictions.blocks else None
-        named = _test_sets(trainer) if stage == "test" else {}
+        aligned = self.alignment and self._alignment.gather()
+        probed = any(asked.values()) and predictions.blocks
+        reference = self._reference(trainer, pl_module) if aligned or probed else None
+        named = _of_datamodule(trainer, "test_sets") if stage == "test" else {}
         sets, notes = divide(predictions, named, cohort, complete=_complete(trainer))
         options: dict[str, Any] = {"bootstrap": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
         groups: dict[str, Any] = {"min_group": self.min_group, "cells": self.cells}
@@ -138,6 +154,13 @@ class Evaluator(Callback):
         if self.latent and reference is not None:
             metrics["latent"], remarks = latent(
                 reference, predictions, cohort, sets, **options, device=pl_module.device
+            )
+            notes += remarks
+        metrics["alignment"] = {}
+        if aligned:
+            queries = embedded(pl_module, self.queries or _of_datamodule(trainer, "queries"))
+            metrics["alignment"], remarks = self._alignment.result(
+                predictions, cohort, metrics["performance"], reference, queries, **options
             )
             notes += remarks
         if reference is None:
@@ -149,13 +172,16 @@ class Evaluator(Callback):
         if trainer.is_global_zero:
             predictions.save(self._folder(trainer) / PREDICTIONS, stage, cohort, named)
             self._write(self._folder(trainer) / METRICS, stage)
+            if aligned:
+                self._alignment.save(self._folder(trainer) / GROUNDING, stage)
             for shown in self._tables(metrics):
                 Console().print(shown)
 
     def _tables(self, metrics: Metrics) -> list[Table]:
         shown = [table(metrics)]
         shown += [sets_table(metrics)] if metrics["sets"] else []
-        return shown + ([latent_table(metrics)] if metrics.get("latent") else [])
+        shown += [latent_table(metrics)] if metrics.get("latent") else []
+        return shown + ([alignment_table(metrics)] if metrics["alignment"] else [])
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions.csv."""
@@ -165,6 +191,14 @@ class Evaluator(Callback):
 
     def _keep(self, outputs: Any, module: LightningModule, step: str, blocks: bool) -> None:
         self._outputs.append(_step_output(outputs, module, step, blocks))
+
+    def _align(self, outputs: Any, batch: Any) -> None:
+        if self.alignment:
+            self._alignment.add(outputs, batch)
+
+    def _forget(self) -> None:
+        self._outputs: list[StepOutput] = []
+        self._alignment = Alignment()
 
     def _gathered(self) -> Predictions:
         outputs, self._outputs = self._outputs, []
@@ -181,7 +215,10 @@ class Evaluator(Callback):
             for index, batch in enumerate(datamodule.reference_dataloader()):
                 if index % world_size() == rank():
                     batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-                    outputs.append(_step_output(module.predict_step(batch, index), module, "predict_step", blocks=True))
+                    output = module.predict_step(batch, index)
+                    outputs.append(_step_output(output, module, "predict_step", blocks=True))
+                    if self.alignment:
+                        self._alignment.learn(output, batch)
         module.train(training)
         return Predictions.collect(outputs).gather()
 
@@ -196,7 +233,17 @@ class Evaluator(Callback):
     def _write(self, path: Path, stage: str) -> None:
         """Put the metrics of a stage into metrics.json, next to those of other stages."""
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        settings = ("bootstrap", "confidence", "leakage", "min_group", "cells", "latent", "seed")
+        settings = (
+            "bootstrap",
+            "confidence",
+            "leakage",
+            "min_group",
+            "cells",
+            "latent",
+            "alignment",
+            "queries",
+            "seed",
+        )
         known |= {stage: self.metrics[stage], "settings": {name: getattr(self, name) for name in settings}}
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(known, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -204,7 +251,7 @@ class Evaluator(Callback):
 
 
 def _step_output(outputs: Any, module: LightningModule, step: str, blocks: bool) -> StepOutput:
-    """What a step returned, on the CPU, with or without its blocks.
+    """What a step returned, on the CPU, without its tokens, and with or without its blocks.
 
     Raises:
         TypeError: when it is no `StepOutput`.
@@ -213,13 +260,14 @@ def _step_output(outputs: Any, module: LightningModule, step: str, blocks: bool)
     if not isinstance(outputs, dict) or any(name not in outputs for name in needed):
         got = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
         raise TypeError(f"{type(module).__name__}.{step} returned {got}; the Evaluator needs a dict with {needed}")
-    kept = {name: _on_cpu(value) for name, value in outputs.items() if blocks or name != "blocks"}
+    left_out = ("tokens", "grid") if blocks else ("tokens", "grid", "blocks")
+    kept = {name: _on_cpu(value) for name, value in outputs.items() if name not in left_out}
     return cast(StepOutput, kept)
 
 
-def _test_sets(trainer: Trainer) -> dict[str, tuple[str, ...]]:
-    """The sets that the datamodule names, if it does."""
-    return dict(getattr(getattr(trainer, "datamodule", None), "test_sets", None) or {})
+def _of_datamodule(trainer: Trainer, name: str) -> dict[str, tuple[str, ...]]:
+    """The `test_sets` or `queries` of the datamodule, if it has any."""
+    return dict(getattr(getattr(trainer, "datamodule", None), name, None) or {})
 
 
 def _complete(trainer: Trainer) -> bool:

@@ -79,6 +79,7 @@ def scored(
     numbers: dict[str, Number] = {}
     for name in metrics:
         value = auroc(decisions) if name == "auroc" else float(counts[name])
+        value = None if value is None or np.isnan(value) else value  # a class that no sample has
         ends = found.get((name,)) if value is not None else None
         numbers[name] = {"value": value, "low": ends.low if ends else None, "high": ends.high if ends else None}
     return numbers

@@ -30,6 +30,8 @@ class StepOutput(TypedDict, total=False):
         attributes: attribute name to `(B,)` long classes, -1 where unknown.
         blocks: block name to `(B, d)` latent vectors.
         heads: attribute name to `(B, classes)` probabilities of an auxiliary head.
+        tokens: token set name to `(B, N, d)` embeddings of image-text methods; see `Representation`.
+        grid: rows and columns of the tokens `patches`.
     """
 
     id: Required[list[str]]
@@ -39,6 +41,8 @@ class StepOutput(TypedDict, total=False):
     attributes: dict[str, Tensor]
     blocks: dict[str, Tensor]
     heads: dict[str, Tensor]
+    tokens: dict[str, Tensor]
+    grid: tuple[int, ...]
 
 
 @dataclass(frozen=True)

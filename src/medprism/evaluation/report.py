@@ -151,9 +151,9 @@ def flatten(metrics: Metrics) -> dict[str, float]:
     """The defined values of nested metrics as flat scalars for loggers and checkpoints.
 
     Names are such as `auroc`, `sex/equalized_odds_difference`, `sex/worst_group/accuracy`, `sex/groups/female/auroc`,
-    `worst_cell/accuracy`, `heads/sex/accuracy`, `leakage/z_disease/sex/auroc` and `latent/matrix/z_disease/sex/knn`;
-    those of a test set begin with its name, such as `inverted/auroc`. `worst_group_accuracy` is the lowest over all
-    attributes, for selection.
+    `worst_cell/accuracy`, `heads/sex/accuracy`, `leakage/z_disease/sex/auroc`, `latent/matrix/z_disease/sex/knn` and
+    `alignment/retrieval/image_to_text/recall_at_5`; those of a test set begin with its name, such as
+    `inverted/auroc`. `worst_group_accuracy` is the lowest over all attributes, for selection.
     """
     flat = {
         **_values(metrics["performance"], ""),
@@ -163,6 +163,7 @@ def flatten(metrics: Metrics) -> dict[str, float]:
         **_values(metrics["heads"], "heads/"),
         **_values(metrics["leakage"], "leakage/"),
         **_values(metrics.get("latent", {}), "latent/"),
+        **_values(metrics.get("alignment", {}), "alignment/"),
     }
     sets = {name: flatten(each) for name, each in metrics.get("sets", {}).items()}
     return _with_worst(flat) | {f"{s}/{name}": value for s, each in sets.items() for name, value in each.items()}

@@ -13,7 +13,17 @@ from medprism.evaluation.decisions import known_only
 from medprism.evaluation.predictions import Predictions
 from medprism.evaluation.report import Metrics, evaluate
 
-RESERVED = ("cells", "groups", "heads", "latent", "leakage", "mean_cell", "worst_cell", "worst_group_accuracy")
+RESERVED = (
+    "alignment",
+    "cells",
+    "groups",
+    "heads",
+    "latent",
+    "leakage",
+    "mean_cell",
+    "worst_cell",
+    "worst_group_accuracy",
+)
 """Names that `flatten` gives to other things."""
 
 Sets = dict[str, Predictions]

@@ -8,7 +8,7 @@ safe for colour-blind readers (viridis, blue-to-red, Okabe and Ito's palette).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -33,6 +33,9 @@ LABEL = 11
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 
 DPI = 150
+
+Drawing = tuple[str, Callable[[Path], Iterable[Path]]]
+"""File stem of a figure, and what writes files that begin with it."""
 
 FAINT = 0.05
 """Volumes leave regions below this share of the maximum unpainted, so that the anatomy shows."""
@@ -60,7 +63,7 @@ def phrase_of(factor: Factor, code: int) -> str:
 def heading(cohort: Cohort, what: str, subjects: int) -> str:
     """Two lines: the cohort, whether it is simulated, the number of subjects; and what is shown."""
     simulated = ", simulated data" if cohort.simulated else ""
-    return f"{cohort.name}{simulated}, n = {subjects} subjects\n{what}"
+    return f"{cohort.name}{simulated}, n = {subjects} subject{'s' * (subjects != 1)}\n{what}"
 
 
 def headed(figure: Figure, cohort: Cohort, what: str, subjects: int) -> None:
@@ -81,6 +84,11 @@ def save(figure: Figure, path: Path, *, vector: bool = False) -> list[Path]:
         for each in paths:
             figure.savefig(each, dpi=DPI)
     return paths
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_").lower() or "unnamed"
 
 
 def glass_brain(

@@ -130,3 +130,26 @@ def test_the_second_table_shows_heads_and_dominance(tmp_path):
     assert "| ERM" not in second
     plain = [finished(tmp_path / "b", "erm", 0, predictions_of(5), metrics=measured(0.5))]
     assert "Accuracy of the heads" not in write(suite_of(tmp_path), plain, tmp_path / "out", COMMAND, 9)
+
+
+def test_the_third_table_shows_images_and_texts_beside_what_needs_no_model(tmp_path):
+    def measured(x):
+        return {
+            "alignment": {
+                "zero_shot": {"macro_f1": {"value": x}, "constant": {"macro_f1": {"value": 0.1}, "class": "no"}},
+                "linear_probe": {"percent_10": {"auroc": {"value": None}, "chance": {"auroc": {"value": 0.5}}}},
+                "retrieval": {
+                    "text_to_image": {"recall_at_5": {"value": x}, "chance": {"recall_at_5": {"value": 0.2}}}
+                },
+                "grounding": {"gaze": {"cc": {"value": x / 2}, "centre_bias": {"cc": {"value": 0.3}}}},
+            }
+        }
+
+    made = [finished(tmp_path, "other", s, predictions_of(s), metrics=measured(0.5 + 0.2 * s)) for s in (0, 1)]
+    made.append(finished(tmp_path, "erm", 0, predictions_of(5)))
+    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 9)
+    third = text[text.index("Images and texts") :]
+    assert "| method | zero-shot macro F1 | R@5, text to image | correlation, gaze |" in third
+    assert row_of(third, "other") == ["other", "0.600 ± 0.141", "0.600 ± 0.141", "0.300 ± 0.071"]
+    assert row_of(third, "without a model") == ["without a model", "0.100", "0.200", "0.300"]
+    assert "| ERM" not in third

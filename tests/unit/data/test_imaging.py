@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from medprism.data.errors import DataError
-from medprism.data.imaging import equalized, moved, read_dicom, read_picture, resized, windowed
+from medprism.data.imaging import Motion, equalized, read_colour, read_dicom, read_picture, resized, windowed
 
 from layouts import write_dicom, write_picture
 
@@ -79,14 +79,14 @@ def test_shrinking_averages_all_pixels() -> None:
 
 def test_nothing_moves_by_default() -> None:
     images = torch.rand(3, 1, 7, 9)
-    torch.testing.assert_close(moved(images), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(Motion.draw(images)(images), images, atol=1e-5, rtol=0)
 
 
 def test_quarter_turn_does_not_shear_an_oblong_picture(monkeypatch) -> None:
     image = torch.zeros(1, 1, 8, 12)
     image[0, 0, 2:6, 3:6] = torch.arange(1.0, 13).reshape(4, 3)
     monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 0.75))  # half of the largest angle
-    turned = moved(image, rotation=180.0)[0, 0, :, 2:10]
+    turned = Motion.draw(image, rotation=180.0)(image)[0, 0, :, 2:10]
     matches = [torch.allclose(turned, torch.rot90(image[0, 0, :, 2:10], k), atol=1e-3) for k in (1, 3)]
     assert sum(matches) == 1
 
@@ -96,7 +96,7 @@ def test_flip_mirrors_one_axis_of_half_of_the_images(shape: tuple[int, ...]) -> 
     torch.manual_seed(0)
     images = torch.rand(40, 1, *shape)
     for axis in range(len(shape)):
-        changed = moved(images, flip_axis=axis)
+        changed = Motion.draw(images, flip_axis=axis)(images)
         mirrored = images.flip(2 + axis)
         flips = [bool(torch.allclose(a, b, atol=1e-4)) for a, b in zip(changed, mirrored, strict=True)]
         same = [bool(torch.allclose(a, b, atol=1e-4)) for a, b in zip(changed, images, strict=True)]
@@ -107,13 +107,13 @@ def test_shift_stays_within_its_bound_and_follows_the_seed() -> None:
     images = torch.zeros(200, 1, 21, 41)
     images[:, :, 10, 20] = 1
     torch.manual_seed(1)
-    changed = moved(images, shift=0.2)
+    changed = Motion.draw(images, shift=0.2)(images)
     rows, columns = torch.meshgrid(torch.arange(21.0), torch.arange(41.0), indexing="ij")
     offset_r = (changed[:, 0] * rows).sum((1, 2)) / changed.sum((1, 2, 3)) - 10
     offset_c = (changed[:, 0] * columns).sum((1, 2)) / changed.sum((1, 2, 3)) - 20
     assert 3.5 < offset_r.abs().max() <= 4.3 and 7 < offset_c.abs().max() <= 8.3
     torch.manual_seed(1)
-    torch.testing.assert_close(moved(images, shift=0.2), changed)
+    torch.testing.assert_close(Motion.draw(images, shift=0.2)(images), changed)
 
 
 def test_clahe_raises_local_contrast() -> None:
@@ -154,3 +154,25 @@ def test_damaged_dicom_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"no dicom")
     with pytest.raises(DataError, match=r"a\.dcm cannot be read as DICOM"):
         read_dicom(file)
+
+
+def test_colour_is_kept_and_grey_has_three_channels(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    np.testing.assert_allclose(read_colour(tmp_path / "colour.png"), colour / 255, atol=1e-6)
+    for name, values in (("grey", ramp()), ("deep", ramp().astype(np.uint16) * 200)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        picture = read_colour(tmp_path / f"{name}.png")
+        np.testing.assert_allclose(picture, np.stack([read_picture(tmp_path / f"{name}.png")] * 3, axis=2), atol=1e-6)
+    (tmp_path / "colour.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"colour\.png cannot be read as a picture"):
+        read_colour(tmp_path / "colour.png")
+
+
+@pytest.mark.parametrize("square", ["pad", "crop", "stretch"])
+def test_channels_are_resized_alike(square: str) -> None:
+    colour = np.random.default_rng(0).uniform(size=(20, 30, 3)).astype(np.float32)
+    prepared = resized(colour, 12, square)
+    assert prepared.shape == (12, 12, 3) and prepared.dtype == np.float32
+    for channel in range(3):
+        np.testing.assert_array_equal(prepared[:, :, channel], resized(colour[:, :, channel], 12, square))

@@ -13,7 +13,8 @@ from medprism.data.errors import DataError
 from medprism.data.imaging import read_picture, resized
 from medprism.datamodules.images import ImageDataModule
 from medprism.datamodules.simulated_xray import PLACES, SimulatedXray
-from medprism.datamodules.xray import CheXpert, CovidXray, MimicCXR, NIHChestXray, XrayManifest
+from medprism.datamodules.xray import CheXpert, CovidXray, MimicCXR, NIHChestXray
+from medprism.datamodules.xray_manifest import XrayManifest
 
 from layouts import (
     XRAY_PATIENTS,

@@ -53,6 +53,7 @@ def test_what_cannot_be_measured_is_said(cohort_of: MakeCohort, predictions_of: 
     lone = dataclasses.replace(p, attributes={"sex": np.zeros(len(p), int), "site": np.full(len(p), -1)})
     metrics = evaluate(lone, cohort_of(), bootstrap=0)
     assert metrics["heads"]["sex"]["auroc"]["value"] is None
+    assert metrics["heads"]["sex"]["balanced_accuracy"]["value"] is None
     assert "head of sex: no sample is male; metrics that need one leave it out" in metrics["notes"]
     assert "site" not in metrics["heads"]
     assert "head of site: no sample has a known site; not measured" in metrics["notes"]

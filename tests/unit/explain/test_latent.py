@@ -15,7 +15,7 @@ from medprism.explain.figures import Figures, FigureWarning
 from medprism.explain.latent import Latents, embed, embedding_figure, matrix_figure
 from medprism.explain.regions import NothingToShow
 
-pytestmark = pytest.mark.filterwarnings("error::medprism.explain.figures.FigureWarning", "ignore:.*:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "error::medprism.explain.figures.FigureWarning")
 
 COHORT = Cohort(
     "Planted digits",
