@@ -36,6 +36,13 @@ def test_own_method(tmp_path, monkeypatch):
     assert model.hparams["strength"] == 0.3
 
 
+def test_simulated_readings_are_written_as_the_guide_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("cohorts/gaze.md", "python")
+    exec(compile(code, "gaze.md", "exec"), {})
+    assert Path("reflacx", "main_data", "metadata_phase_3.csv").exists()
+
+
 def test_published_numbers_come_from_the_results():
     """Every row of a results table in README and docs stands in the file that the benchmark wrote."""
     results = (DOCS.parent / "benchmarks" / "results" / "abide" / "summary.md").read_text().splitlines()

@@ -183,9 +183,7 @@ class Motion:
     theta: Tensor
 
     @classmethod
-    def draw(
-        cls, images: Tensor, shift: float = 0.0, rotation: float = 0.0, flip_axis: int | None = None
-    ) -> Motion:
+    def draw(cls, images: Tensor, shift: float = 0.0, rotation: float = 0.0, flip_axis: int | None = None) -> Motion:
         """A random motion for each image, from torch's global generator.
 
         Args:

@@ -8,6 +8,7 @@ the patches.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ TOKENS: Mapping[Kind, str] = {"gaze": "sentences", "boxes": "phrases"}
 """The tokens that are compared with each kind of truth."""
 
 BESIDE = ("constant", "chance", "centre_bias")
-"""What a number is compared with in the table."""
+"""Where the level that needs no model stands beside a number."""
 
 
 class Alignment:
@@ -218,36 +219,63 @@ def merged(parts: Sequence[T]) -> T:
     return joined.take(sorted(range(len(joined)), key=lambda row: joined.ids[row]))
 
 
-def alignment_table(metrics: Mapping[str, Any]) -> Table:
-    """Every number beside what a constant predictor, a random order or the centre bias reaches."""
+def alignment_table(metrics: Mapping[str, Any], others: Mapping[str, str] | None = None, stage: str = "test") -> Table:
+    """Every number beside what a constant predictor, a random order or the centre bias reaches, and other runs.
+
+    Args:
+        metrics: of a stage.
+        others: label to the metrics.json of another run.
+        stage: of the others.
+    """
     simulated = " (simulated)" if metrics["simulated"] else ""
     shown = Table(title=f"{metrics['cohort']}{simulated}: images and texts")
     shown.add_column("what")
     shown.add_column("metric")
-    for column in ("value", "interval", "beside it"):
+    found, left_out = _others(metrics, others or {}, stage)
+    for column in ("value", "interval", "without a model", *found):
         shown.add_column(column, justify="right")
     for what, branch in metrics["alignment"].items():
-        _add(shown, what.replace("_", " "), branch)
+        _add(shown, what.replace("_", " "), branch, [other.get(what, {}) for other in found.values()])
         if branch:
             shown.add_section()
     constant = metrics["alignment"]["zero_shot"].get("constant", {})
-    always = f"beside zero shot: always '{constant['class']}'; " if constant else ""
+    captions = [f"zero shot without a model: always '{constant['class']}'"] if constant else []
     bias = sorted({each["centre_is"] for each in metrics["alignment"]["grounding"].values() if each})
-    shown.caption = f"{always}beside grounding: {', '.join(bias)}" if bias else always.rstrip("; ") or None
+    captions += [f"grounding without a model: {', '.join(bias)}"] if bias else []
+    shown.caption = "; ".join([*captions, *left_out]) or None
     return shown
 
 
-def _add(shown: Table, what: str, branch: Mapping[str, Any]) -> None:
-    beside: Mapping[str, Any] = next((branch[name] for name in BESIDE if name in branch), {})
+def _others(metrics: Mapping[str, Any], paths: Mapping[str, str], stage: str) -> tuple[dict[str, Any], list[str]]:
+    """The `alignment` of other runs on the same samples; and why others are left out."""
+    found, left_out = {}, []
+    for label, path in paths.items():
+        try:
+            other = json.loads(Path(path).read_text(encoding="utf-8"))[stage]
+        except (OSError, ValueError, KeyError) as error:
+            left_out.append(f"{label} is not shown: {path} has no metrics of a {stage} ({type(error).__name__})")
+            continue
+        same = all(other.get(key) == metrics.get(key) for key in ("cohort", "n", "subjects"))
+        if same and other.get("alignment"):
+            found[label] = other["alignment"]
+        else:
+            left_out.append(f"{label} is not shown: {path} measured other samples, or no images and texts")
+    return found, left_out
+
+
+def _add(shown: Table, what: str, branch: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> None:
+    blind: Mapping[str, Any] = next((branch[name] for name in BESIDE if name in branch), {})
     for name, number in branch.items():
         if name in (*BESIDE, "above_centre_bias") or not isinstance(number, dict):
             continue
+        theirs = [other.get(name) or {} for other in others]
         if "value" in number:
             low, high = number["low"], number["high"]
             interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-            shown.add_row(what, name.replace("_", " "), _shown(number), interval, _shown(beside.get(name)))
+            cells = [_shown(each if "value" in each else None) for each in (number, blind.get(name) or {}, *theirs)]
+            shown.add_row(what, name.replace("_", " "), cells[0], interval, *cells[1:])
         else:
-            _add(shown, f"{what}, {name.replace('_', ' ')}", number)
+            _add(shown, f"{what}, {name.replace('_', ' ')}", number, theirs)
 
 
 def _shown(number: Mapping[str, Any] | None) -> str:

@@ -51,6 +51,8 @@ class Evaluator(Callback):
         alignment: whether image-text methods are asked what is asked of no others.
         queries: for target classes the texts that ask for images of that class, for the retrieval of an image-text
             method; the `queries` of the datamodule when left out, if it has any.
+        beside: runs whose numbers are printed beside those of an image-text method: for each label the path of its
+            metrics.json. A file that is not there, or measured other samples, is named and left out.
         seed: of the resamples, probes and critics.
         folder: where metrics.json and predictions.csv go; the trainer's `default_root_dir` when left out.
 
@@ -69,6 +71,7 @@ class Evaluator(Callback):
         latent: bool = False,
         alignment: bool = True,
         queries: dict[str, list[str]] | None = None,
+        beside: dict[str, str] | None = None,
         seed: int = 0,
         folder: str | None = None,
     ) -> None:
@@ -85,6 +88,7 @@ class Evaluator(Callback):
         self.latent = latent
         self.alignment = alignment
         self.queries = queries
+        self.beside = beside or {}
         self.seed = seed
         self.folder = folder
         self.metrics: dict[str, Metrics] = {}
@@ -174,14 +178,14 @@ class Evaluator(Callback):
             self._write(self._folder(trainer) / METRICS, stage)
             if aligned:
                 self._alignment.save(self._folder(trainer) / GROUNDING, stage)
-            for shown in self._tables(metrics):
+            for shown in self._tables(metrics, stage):
                 Console().print(shown)
 
-    def _tables(self, metrics: Metrics) -> list[Table]:
+    def _tables(self, metrics: Metrics, stage: str) -> list[Table]:
         shown = [table(metrics)]
         shown += [sets_table(metrics)] if metrics["sets"] else []
         shown += [latent_table(metrics)] if metrics.get("latent") else []
-        return shown + ([alignment_table(metrics)] if metrics["alignment"] else [])
+        return shown + ([alignment_table(metrics, self.beside, stage)] if metrics["alignment"] else [])
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions.csv."""

@@ -325,7 +325,7 @@ def _boxes(axes: Axes, reading: Reading, numbered: bool) -> None:
 
 
 def _legend(reading: Reading) -> str:
-    lines = ["model: cosine of sentence and patch, on one scale", "cross: patch with the highest cosine"]
+    lines = ["model: cosine with each patch, one scale", "cross: patch with the highest cosine"]
     lines += ["dashed: gaze above half of its peak"] if reading.gaze is not None else []
     lines += [f"box {number}: {phrase}" for number, (phrase, *_) in enumerate(reading.boxes, 1)]
     return _wrapped(lines, LARGE, 14)

@@ -360,4 +360,31 @@ def test_the_table_says_what_stands_beside(predictions_of: Callable[..., Predict
     file = io.StringIO()
     Console(file=file, width=150).print(alignment_table(metrics))
     assert "0.400 to 0.600" in file.getvalue() and "0.250" in file.getvalue()
-    assert "beside zero shot: always 'mass'" in file.getvalue() and "simulated" not in file.getvalue()
+    assert "zero shot without a model: always 'mass'" in file.getvalue() and "simulated" not in file.getvalue()
+
+
+def test_other_runs_stand_beside_if_they_measured_the_same(tmp_path: Path) -> None:
+    def made(value: float, n: int = 7) -> dict:
+        zero_shot = {"accuracy": {"value": value, "low": None, "high": None}}
+        parts = {"zero_shot": zero_shot, "retrieval": {}, "linear_probe": {}, "grounding": {}}
+        return {"cohort": "toy", "simulated": True, "n": n, "subjects": n, "alignment": parts}
+
+    paths = {}
+    for label, other in {
+        "CLIP": made(0.125),
+        "longer": made(0.375, 8),
+        "plain": {**made(0.625), "alignment": {}},
+    }.items():
+        paths[label] = str(tmp_path / f"{label}.json")
+        Path(paths[label]).write_text(json.dumps({"test": other}))
+    file = io.StringIO()
+    Console(file=file, width=250).print(alignment_table(made(0.875), {**paths, "lost": str(tmp_path / "no.json")}))
+    text = " ".join(file.getvalue().split())
+    assert "CLIP" in text and "0.125" in text and "0.875" in text
+    assert "0.375" not in text and "0.625" not in text
+    for label, why in (
+        ("longer", "measured other samples"),
+        ("plain", "measured"),
+        ("lost", "has no metrics of a test"),
+    ):
+        assert f"{label} is not shown" in text and why in text
