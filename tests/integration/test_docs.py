@@ -62,3 +62,8 @@ def test_published_numbers_come_from_the_results():
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert len(rows) == 9
     assert set(rows) <= set(results)
+    results = (DOCS.parent / "benchmarks" / "results" / "reading_room" / "summary.md").read_text().splitlines()
+    page = (DOCS / "methods" / "egma.md").read_text().split("## Results")[1]
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(rows) == 19
+    assert set(rows) <= set(results)

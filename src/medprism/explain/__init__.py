@@ -1,1 +1,1 @@
-"""Explanation: what a connectome method attends to, as tables and figures."""
+"""Explanation: what a method attends to, as tables and figures."""

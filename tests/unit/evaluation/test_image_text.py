@@ -333,7 +333,7 @@ def test_two_processes_write_the_numbers_of_one(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\nfrom test_alignment import measured\n"
+        "from pathlib import Path\nfrom test_image_text import measured\n"
         f"measured(Path({str(tmp_path / 'two')!r}), strategy='ddp', devices=2)\n"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
