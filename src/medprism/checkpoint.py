@@ -52,7 +52,9 @@ def load_method(path: str | Path, module: str | None = None) -> Method:
     given = checkpoint["hyper_parameters"]
     accepted = inspect.signature(cls).parameters
     every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    arguments = {key: value for key, value in given.items() if (every or key in accepted) and key not in _CALLABLES}
+    # Those that begin with "_" are Lightning's own notes on how the class was made.
+    own = {key: value for key, value in given.items() if key not in _CALLABLES and not key.startswith("_")}
+    arguments = {key: value for key, value in own.items() if every or key in accepted}
     with without_pretrained_weights():
         model = cls(**arguments)
     try:

@@ -19,8 +19,9 @@ from layouts import write_abide, write_adhd200, write_manifest
 
 PROJECT = Path(__file__).parents[2]
 CONFIGS = PROJECT / "configs"
-MIMMX = {path.stem for path in CONFIGS.glob("mimmx_*.yaml")}  # in test_mimmx_configs.py
-EXPERIMENTS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"erm_digits"} - MIMMX)
+ELSEWHERE = {path.stem for kind in ("mimmx", "egma", "clip") for path in CONFIGS.glob(f"{kind}_*.yaml")}
+"""Run in test_mimmx_configs.py and test_egma_configs.py, on files in the layouts that they read."""
+EXPERIMENTS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"erm_digits"} - ELSEWHERE)
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablations").glob("*.yaml"))
 TINY = {
     "trainer.max_epochs": 2,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from medprism.checkpoint import load_method
 from medprism.cli import main
 from medprism.datamodules.reading_room_cases import simulated_cases
 from medprism.datamodules.reading_room_files import write_egd, write_mimic_eye, write_reflacx
@@ -71,3 +72,4 @@ def test_experiment(experiment, tmp_path):
     rows = Path("run", "grounding.csv").read_text().splitlines()
     assert len(rows) > 1
     assert list(Path("run", "figures").glob("*.png"))
+    assert type(load_method("run/checkpoints/best.ckpt")).__name__ == experiment.split("_")[0].upper()

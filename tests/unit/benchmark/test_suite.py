@@ -171,7 +171,8 @@ def test_the_suite_of_digits_is_the_shipped_experiments():
     root = BENCHMARKS.parent / "configs"
     suite = Suite.read(BENCHMARKS / "digits.yaml", base=root.parent)
     jobs = {job.method: job.config for job in suite.jobs() if job.seed == 3}
-    assert list(jobs) == ["oracle", "erm", "resample", "mimmx", "dcor_resample"] and suite.ceiling == "oracle"
+    assert {"oracle", "erm", "resample", "mimmx", "dcor_resample", "adversarial", "mdn"} <= set(jobs)
+    assert suite.ceiling == "oracle"
     for method, name in (("mimmx", "mimmx_digits"), ("erm", "erm_digits")):
         shipped = yaml.safe_load((root / f"{name}.yaml").read_text())
         for key in ("model", "data", "trainer"):
