@@ -55,7 +55,7 @@ class SmallCNN(Encoder):
         self.grid = (min(4, found[0]), min(4, found[1]))
         if self.grid != found:
             self.maps.append(nn.AdaptiveAvgPool2d(self.grid))
-        self.maps.to(memory_format=torch.channels_last)  # a fifth faster on a CPU: so few channels fill no vector
+        self.maps.to(memory_format=torch.channels_last)  # faster on a CPU
         self.first = nn.Linear(16 * self.grid[0] * self.grid[1], 256)
         self.project = projection(256, dim)
         self.dim = dim or 256
@@ -69,7 +69,7 @@ class SmallCNN(Encoder):
         return Encoded(self.project(shares.relu()), self._embedding(maps))
 
     def pooled(self, image: Tensor) -> Tensor:
-        """`(B, d)` embeddings, without tokens, which take a quarter of a training step."""
+        """`(B, d)` embeddings, without the tokens, which no step of training waits for."""
         return self._embedding(self._map(image))
 
     def _map(self, image: Tensor) -> Tensor:
