@@ -8,36 +8,18 @@ import math
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from medprism.data.errors import DataError
-from medprism.data.gaze import Reading, frame, gaze_maps
-from medprism.data.imaging import FloatArray, Square
+from medprism.data.gaze import Reading, boxed, gaze_maps
+from medprism.data.imaging import FloatArray
 from medprism.data.texts import Box, Texts
 from medprism.datamodules.images import Images
 from medprism.datamodules.xray import XrayDataModule
-
-
-class Region(NamedTuple):
-    """A phrase and where it is true, in pixels of the original image, origin top left.
-
-    Attributes:
-        phrase: what is there, in words.
-        left: smallest x.
-        top: smallest y.
-        right: largest x.
-        bottom: largest y.
-    """
-
-    phrase: str
-    left: float
-    top: float
-    right: float
-    bottom: float
 
 
 class GazeDataModule(XrayDataModule):
@@ -92,8 +74,8 @@ class GazeDataModule(XrayDataModule):
         """The reading of every sample, in the order of `labels.samples`; read once."""
 
     @property
-    def regions(self) -> tuple[tuple[Region, ...], ...] | None:
-        """The located phrases of every reading; none unless a cohort has any."""
+    def regions(self) -> tuple[tuple[Box, ...], ...] | None:
+        """The located phrases of every reading, in pixels of the original image; none unless a cohort has any."""
         return None
 
     def files(self) -> tuple[list[Path], list[str]]:
@@ -153,26 +135,6 @@ class GazeDataModule(XrayDataModule):
         if outside:
             self.skipped["box outside of the image"] = outside
         return tuple(boxes)
-
-
-def boxed(region: Region, size: tuple[int, int], square: Square) -> Box | None:
-    """Where a region of the original image lies on the prepared one; None if nothing of it is there.
-
-    Args:
-        region: in pixels of the original image.
-        size: width and height of the original image.
-        square: how it became square.
-    """
-    shown = frame(size, square)
-    shares = []
-    for edges, length, before, side in (
-        ((region.left, region.right), size[0], shown.left, shown.width),
-        ((region.top, region.bottom), size[1], shown.top, shown.height),
-    ):
-        on_image = (min(max(edge, 0.0), float(length)) for edge in edges)
-        shares.append([min(max((edge - before) / side, 0.0), 1.0) for edge in on_image])
-    (left, right), (top, bottom) = shares
-    return Box(region.phrase, left, top, right, bottom) if left < right and top < bottom else None
 
 
 def picture_size(file: Path, source: str | None = None) -> tuple[int, int]:

@@ -21,8 +21,8 @@ from medprism.data.errors import DataError
 from medprism.data.gaze import Fixations
 from medprism.data.imaging import FloatArray
 from medprism.data.samples import as_text
+from medprism.data.texts import Box
 from medprism.data.transcripts import Sentence, Word, sentences_of, split_text
-from medprism.datamodules.gaze import Region
 
 SCREEN = (1920, 1080)
 """Width and height in pixels of the screen of EGD-CXR."""
@@ -188,7 +188,7 @@ def reflacx_fixations(file: Path, sigma_degrees: float, sigma_px: float) -> Fixa
     return Fixations(x, y, start, end, sigma)
 
 
-def reflacx_regions(file: Path, certainty: float) -> list[Region]:
+def reflacx_regions(file: Path, certainty: float) -> list[Box]:
     """What a REFLACX reader located: the bounding box of each ellipse, once for each of its labels.
 
     Args:
@@ -207,7 +207,7 @@ def reflacx_regions(file: Path, certainty: float) -> list[Region]:
     found = []
     for row in np.flatnonzero(sure & np.isfinite(edges).all(axis=1)):
         (left, right), (top, bottom) = sorted(edges[row, [0, 2]].tolist()), sorted(edges[row, [1, 3]].tolist())
-        found += [Region(name, left, top, right, bottom) for name in labels if truth(table[name][row])]
+        found += [Box(name, left, top, right, bottom) for name in labels if truth(table[name][row])]
     return found
 
 
@@ -306,7 +306,7 @@ def _gaze_table(file: Path) -> Mapping[str, Sequence[str]]:
     return {name: table[name].tolist() for name in names}
 
 
-def egd_regions(file: Path) -> dict[str, list[Region]]:
+def egd_regions(file: Path) -> dict[str, list[Box]]:
     """The located phrases of EGD-CXR's `bounding_boxes.csv`, image by image; none when it is missing.
 
     Raises:
@@ -316,11 +316,11 @@ def egd_regions(file: Path) -> dict[str, list[Region]]:
         return {}
     table = read_columns(file, ("dicom_id", "bbox_name", "x1", "x2", "y1", "y2"))
     left, right, top, bottom = (numbers(table[name], file, name) for name in ("x1", "x2", "y1", "y2"))
-    found: dict[str, list[Region]] = {}
+    found: dict[str, list[Box]] = {}
     for row, image in enumerate(table["dicom_id"]):
         edges = (float(left[row]), float(top[row]), float(right[row]), float(bottom[row]))
         if np.isfinite(edges).all():
-            found.setdefault(image, []).append(Region(table["bbox_name"][row].strip(), *edges))
+            found.setdefault(image, []).append(Box(table["bbox_name"][row].strip(), *edges))
     return found
 
 

@@ -14,9 +14,10 @@ from rich.progress import track
 from medprism.data.errors import DataError
 from medprism.data.gaze import Fixations, Reading
 from medprism.data.splits import PARTS, Split
+from medprism.data.texts import Box
 from medprism.data.transcripts import Sentence
 from medprism.datamodules import gaze_tables
-from medprism.datamodules.gaze import GazeDataModule, Region, check_size, picture_size
+from medprism.datamodules.gaze import GazeDataModule, check_size, picture_size
 from medprism.datamodules.gaze_files import (
     ScreenGaze,
     egd_gaze,
@@ -60,7 +61,7 @@ class ReleasedReadings(GazeDataModule, ReleasedXrays):
         self.image_root = self.root if images is None else Path(images)
         self.official_split = official_split
         self._egd_gaze: dict[Path, dict[str, ScreenGaze]] = {}
-        self._egd_regions: dict[Path, dict[str, list[Region]]] = {}
+        self._egd_regions: dict[Path, dict[str, list[Box]]] = {}
 
     def said(self, row: Mapping[str, Any]) -> tuple[list[Sentence], dict[str, int]] | None:
         """The sentences of a reading, and what was mended; None when there is no transcript."""
@@ -77,7 +78,7 @@ class ReleasedReadings(GazeDataModule, ReleasedXrays):
             return None
         return reflacx_fixations(file, self.sigma_degrees, self.sigma_px)
 
-    def located(self, row: Mapping[str, Any]) -> list[Region]:
+    def located(self, row: Mapping[str, Any]) -> list[Box]:
         """Phrases with places, on the original image."""
         folder = Path(row["folder"])
         if row["origin"] == "REFLACX":
@@ -104,7 +105,7 @@ class ReleasedReadings(GazeDataModule, ReleasedXrays):
 
     def with_texts(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table with the columns `reading` and `regions`; what cannot be used says why."""
-        found: list[tuple[Reading | None, list[Region], str]] = []
+        found: list[tuple[Reading | None, list[Box], str]] = []
         mended: Counter[str] = Counter()
         rows = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
         for row in track(rows, f"{self.name}: readings", transient=True, disable=len(rows) < 100):
@@ -144,7 +145,7 @@ class ReleasedReadings(GazeDataModule, ReleasedXrays):
         return tuple(self._table["reading"])
 
     @property
-    def regions(self) -> tuple[tuple[Region, ...], ...]:
+    def regions(self) -> tuple[tuple[Box, ...], ...]:
         """What the release located in their images."""
         return tuple(map(tuple, self._table["regions"]))
 

@@ -13,7 +13,8 @@ from medprism.data.gaze import Fixations, Reading
 from medprism.data.imaging import FloatArray
 from medprism.data.prompts import load_prompts
 from medprism.data.samples import Labels, Samples
-from medprism.datamodules.gaze import GazeDataModule, Region
+from medprism.data.texts import Box
+from medprism.datamodules.gaze import GazeDataModule
 from medprism.datamodules.images import Images
 from medprism.datamodules.reading_room_cases import SEXES, Case, simulated_cases
 from medprism.datamodules.reading_room_words import FINDINGS, prompts
@@ -115,7 +116,7 @@ class SimulatedReadingRoom(GazeDataModule):
         )
 
     @cached_property
-    def regions(self) -> tuple[tuple[Region, ...], ...]:
+    def regions(self) -> tuple[tuple[Box, ...], ...]:
         """Phrase and place of each finding."""
         return tuple(regions(case, (SIDE, SIDE)) for case in self.cases)
 
@@ -141,11 +142,11 @@ def fixations(shares: FloatArray, size: tuple[int, int], sigma: float) -> Fixati
     return Fixations(x * size[0] - 0.5, y * size[1] - 0.5, start, end, np.full((len(shares), 2), sigma))
 
 
-def regions(case: Case, size: tuple[int, int]) -> tuple[Region, ...]:
+def regions(case: Case, size: tuple[int, int]) -> tuple[Box, ...]:
     """Phrase and place of each lesion in pixels of an image of `size` (width, height)."""
     width, height = size
     found = []
     for lesion in case.lesions:
         x, y, rx, ry = lesion.where
-        found.append(Region(lesion.phrase, (x - rx) * width, (y - ry) * height, (x + rx) * width, (y + ry) * height))
+        found.append(Box(lesion.phrase, (x - rx) * width, (y - ry) * height, (x + rx) * width, (y + ry) * height))
     return tuple(found)

@@ -16,7 +16,7 @@ import pandas as pd
 from rich.progress import track
 
 from medprism.data.errors import DataError, report
-from medprism.data.gaze import frame
+from medprism.data.gaze import boxed
 from medprism.data.imaging import Square
 from medprism.data.samples import as_text
 from medprism.data.tables import read_table
@@ -184,12 +184,9 @@ def lung_boxes(cells: pd.DataFrame, file: Path, square: Square) -> list[tuple[Bo
             if not any(as_text(value) for value in values):
                 continue
             left, top, across, down, columns, rows = _numbers([*values, width, height], where[row], f"{lung}_x,y,w,h")
-            seen = frame((round(columns), round(rows)), square)
-            shares = np.array([left - seen.left, top - seen.top, left + across - seen.left, top + down - seen.top])
-            shares = np.clip(shares / np.array([seen.width, seen.height] * 2), 0, 1)
-            if (shares[:2] < shares[2:]).all():  # else it lies in what was cropped
-                boxes.append(Box(f"{lung} lung", *map(float, shares)))
-        found.append(tuple(boxes))
+            region = Box(f"{lung} lung", left, top, left + across, top + down)
+            boxes.append(boxed(region, (round(columns), round(rows)), square))
+        found.append(tuple(box for box in boxes if box is not None))  # it may lie in what was cropped
     return found
 
 

@@ -22,7 +22,7 @@ from medprism.data.cache import Arrays, cached
 from medprism.data.errors import DataError, report
 from medprism.data.imaging import FloatArray, Square
 from medprism.data.samples import IntArray
-from medprism.data.texts import GazeMaps
+from medprism.data.texts import Box, GazeMaps
 from medprism.data.transcripts import Sentence
 
 BLANK = "fixation without place, width or duration, left out"
@@ -169,6 +169,26 @@ def placed(x: FloatArray, y: FloatArray, sigma: FloatArray, size: tuple[int, int
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
+def boxed(region: Box, size: tuple[int, int], square: Square) -> Box | None:
+    """Where a region of the original image lies on the prepared one; None if nothing of it is there.
+
+    Args:
+        region: in pixels of the original image.
+        size: width and height of the original image.
+        square: how it became square.
+    """
+    shown = frame(size, square)
+    shares = []
+    for edges, length, before, side in (
+        ((region.left, region.right), size[0], shown.left, shown.width),
+        ((region.top, region.bottom), size[1], shown.top, shown.height),
+    ):
+        on_image = (min(max(edge, 0.0), float(length)) for edge in edges)
+        shares.append([min(max((edge - before) / side, 0.0), 1.0) for edge in on_image])
+    (left, right), (top, bottom) = shares
+    return Box(region.phrase, left, top, right, bottom) if left < right and top < bottom else None
+
+
 def overlap_seconds(fixations: Fixations, sentences: Sequence[Sentence], lookback: float = 0.0) -> FloatArray:
     """Seconds that each fixation shares with `[start - lookback, end]` of each sentence.
 

@@ -21,7 +21,9 @@ from medprism.data.samples import IntArray
 
 
 class Box(NamedTuple):
-    """A phrase and where it is true, in shares of the prepared (square, resized) image, origin top left.
+    """A phrase and where it is true, origin top left.
+
+    In batches edges are shares of the prepared (square, resized) image; tables tell them in pixels of the original one.
 
     Attributes:
         phrase: what is there, in words.

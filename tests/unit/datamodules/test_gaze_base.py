@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from medprism.data.errors import DataError
+from medprism.data.gaze import boxed
 from medprism.data.imaging import resized
-from medprism.datamodules.gaze import GazeDataModule, Region, boxed, check_size, picture_size
+from medprism.data.texts import Box
+from medprism.datamodules.gaze import GazeDataModule, check_size, picture_size
 from medprism.datamodules.reading_room import SimulatedReadingRoom
 
 from layouts import write_dicom, write_picture
@@ -60,7 +62,7 @@ def test_gaze_moves_with_the_image_in_training(tmp_path: Path) -> None:
 
 def test_boxes_follow_the_preparation() -> None:
     # On an image of 100 x 60, each way to make it square, against a picture in which the region is bright.
-    region = Region("bright", 30, 10, 50, 40)
+    region = Box("bright", 30, 10, 50, 40)
     picture = np.zeros((60, 100), dtype=np.float32)
     picture[10:40, 30:50] = 1
     for square in ("pad", "crop", "stretch"):
@@ -68,15 +70,15 @@ def test_boxes_follow_the_preparation() -> None:
         rows, columns = np.nonzero(resized(picture, 200, square) > 0.5)
         seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 200
         np.testing.assert_allclose(box[1:], seen, atol=0.011)
-    assert boxed(Region("cut", 0, 0, 30, 60), (100, 60), "crop")[1:] == pytest.approx((0, 0, 1 / 6, 1))
-    assert boxed(Region("left of the crop", 0, 0, 15, 60), (100, 60), "crop") is None
-    assert boxed(Region("above", 0, -15, 100, -5), (100, 60), "pad") is None  # nothing is on the pad
-    assert boxed(Region("far off", -300, 0, -200, 60), (100, 60), "stretch") is None
+    assert boxed(Box("cut", 0, 0, 30, 60), (100, 60), "crop")[1:] == pytest.approx((0, 0, 1 / 6, 1))
+    assert boxed(Box("left of the crop", 0, 0, 15, 60), (100, 60), "crop") is None
+    assert boxed(Box("above", 0, -15, 100, -5), (100, 60), "pad") is None  # nothing is on the pad
+    assert boxed(Box("far off", -300, 0, -200, 60), (100, 60), "stretch") is None
 
 
 def test_boxes_outside_are_counted(tmp_path: Path) -> None:
     data = room(tmp_path)
-    regions = tuple((*each, Region("nowhere", -50.0, -50.0, -10.0, -10.0)) for each in data.regions)
+    regions = tuple((*each, Box("nowhere", -50.0, -50.0, -10.0, -10.0)) for each in data.regions)
     data.__dict__["regions"] = regions
     assert all(box.phrase != "nowhere" for boxes in data.texts.boxes for box in boxes)
     assert data.skipped["box outside of the image"] == 40

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medprism.data.errors import DataError
+from medprism.data.texts import Box
 from medprism.datamodules import gaze_files
-from medprism.datamodules.gaze import Region
 from medprism.datamodules.gaze_files import (
     egd_gaze,
     egd_regions,
@@ -165,7 +165,7 @@ def test_boxes_have_x_before_y(tmp_path: Path) -> None:
         f"1,{IMAGE},heart,1,2,3,4",
         f"2,{OTHER},heart,,2,3,4",
     )
-    assert egd_regions(file) == {IMAGE: [Region("trachea", 10, 30, 20, 60), Region("heart", 1, 3, 2, 4)]}
+    assert egd_regions(file) == {IMAGE: [Box("trachea", 10, 30, 20, 60), Box("heart", 1, 3, 2, 4)]}
     assert egd_regions(tmp_path / "none.csv") == {}
 
 
@@ -229,7 +229,7 @@ def test_ellipses_become_boxes_of_their_labels(tmp_path: Path) -> None:
         "1,2,11,22,5,False,False",
         end="\r\n",
     )
-    sure = [Region("Edema", 1, 2, 11, 22)]
-    maybe = [Region("Edema", 20, 10, 30, 40), Region("Consolidation", 20, 10, 30, 40)]
+    sure = [Box("Edema", 1, 2, 11, 22)]
+    maybe = [Box("Edema", 20, 10, 30, 40), Box("Consolidation", 20, 10, 30, 40)]
     assert reflacx_regions(file, 4) == sure and reflacx_regions(file, 3) == sure + maybe
     assert reflacx_regions(tmp_path / "none.csv", 3) == []
