@@ -66,8 +66,14 @@ def main(args: Sequence[str] | None = None) -> Any:
         return run(words)
     try:
         run(words)
-    except EXPLAINED as error:  # the message says what to do; a traceback would bury it
-        sys.exit(f"{type(error).__name__}: {error}")
+    except Exception as error:
+        # The parser wraps what a class says when it is made into an error of its own; the reason lies beneath.
+        reason: BaseException | None = error
+        while isinstance(reason, ValueError) and not isinstance(reason, EXPLAINED):
+            reason = reason.__cause__ or reason.__context__
+        if not isinstance(reason, EXPLAINED):
+            raise
+        sys.exit(f"{type(reason).__name__}: {reason}")  # it says what to do; a traceback would bury it
     return None
 
 

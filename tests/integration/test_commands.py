@@ -207,6 +207,11 @@ def test_a_mistake_ends_with_one_sentence(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "DataError: table" in done.stderr and "none.csv" in done.stderr
+    typed = [program, "fit", "--model", "NeuroLIP", "--data", CONFIGS / "data" / "digits.yaml"]
+    done = subprocess.run([*typed, "--run_folder", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "\nCohortMismatchError: `confounded digits` yields" in done.stderr
 
 
 def test_help_explains_every_argument_of_every_method(capsys):
