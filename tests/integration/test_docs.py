@@ -21,7 +21,9 @@ def test_own_method(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDPRISM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["lightning"])
-    (code, check), (config,), (command, scaffold) = (blocks("own-method.md", kind) for kind in ("python", "yaml", "bash"))
+    (code, check), (config,), (command, scaffold) = (
+        blocks("own-method.md", kind) for kind in ("python", "yaml", "bash")
+    )
     body = [line for line in code.splitlines() if line.strip()]
     assert len(body) < 45
     assert len(body[body.index("class Reversal(Method):") :]) < 40

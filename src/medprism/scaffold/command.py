@@ -62,18 +62,20 @@ def new_method(words: Sequence[str]) -> list[Path]:
     options = parser.parse_args(words)
     name, folder = options.name, options.into
     within = (folder / "src/medprism/cli.py").is_file() and (folder / REGISTRY).is_file()
-    if reason := _refusal(name, within):
-        parser.error(reason)
     stem = name.lower()
     layout = CHECKOUT if within else ALONE
     files = {folder / place.format(stem=stem): template for place, template in layout.items()}
     if there := [str(file) for file in files if file.exists()]:
-        parser.error(f"{', '.join(there)} exist already; nothing was written. Choose another name or --into")
+        parser.error(f"there already: {', '.join(there)}; nothing was written. Choose another name or --into")
+    if reason := _refusal(name, within):
+        parser.error(reason)
     experiment, suite = ("configs/{}_simulated.yaml", "benchmarks/{}.yaml") if within else ("{}.yaml", "{}_suite.yaml")
+    own = f"from {'medprism.methods' if within else stem} import {name}"
+    checker = "from medprism.testing import check_method"
     values = {
         "name": name,
         "stem": stem,
-        "module": "medprism.methods" if within else stem,
+        "imports": "\n".join([*([own] if within else []), checker, *([] if within else ["", own])]),
         "path": name if within else f"{stem}.{name}",
         "config": experiment.format(stem),
         "suite": suite.format(stem),

@@ -14,6 +14,12 @@ from medprism.cli import main
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def path_as_it_was(monkeypatch):
+    """The program looks for modules where it is called, and adds that folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
@@ -44,7 +50,7 @@ def test_an_existing_file_is_kept(tmp_path, capsys):
     (tmp_path / "paperclip.md").write_text("mine")
     with pytest.raises(SystemExit):
         main(["new-method", "PaperClip", "--into", str(tmp_path)])
-    assert "paperclip.md exist already; nothing was written" in capsys.readouterr().err
+    assert "paperclip.md; nothing was written. Choose another name" in capsys.readouterr().err
     assert contents(tmp_path) == {"paperclip.md": "mine"}
 
 
@@ -71,7 +77,7 @@ def test_names_that_cannot_be(name, said, tmp_path, capsys):
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """The parts of a checkout that the command looks at."""
-    for place in ("methods/__init__.py", "src/medprism/cli.py", "pyproject.toml"):
+    for place in ("methods/__init__.py", "src/medprism/__init__.py", "src/medprism/cli.py", "pyproject.toml"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / place, tmp_path / place)
     return tmp_path

@@ -6,7 +6,7 @@ import pytest
 
 import medprism.datamodules
 import medprism.methods
-from medprism.testing import check_datamodule, check_method
+from medprism.testing import ChecksFailed, check_datamodule, check_method
 from medprism.testing.cohorts import DEFAULTS
 
 CONNECTOME = {"encoder": "region", "encoder_options": {"dim": 8, "input_dropout": 0.0}}
@@ -16,7 +16,7 @@ IMAGE_TEXT = {
     "dim": 8,
 }
 ARGUMENTS = {
-    "ERM": {"encoder": "small"},  # finds the images by itself
+    "ERM": CONNECTOME,
     "NeuroLIP": CONNECTOME,
     "MIMMX": CONNECTOME | {"measure_options": {"hidden": 16, "negatives": 3}},
     "Adversarial": CONNECTOME,
@@ -38,6 +38,19 @@ def test_method(name):
     report = check_method(getattr(medprism.methods, name), skip=SKIPPED.get(name), **ARGUMENTS[name])
     skipped = {each.name for each in report.outcomes if each.state == "skipped"}
     assert skipped == set(SKIPPED.get(name, {})) | ({"critics"} if name != "MIMMX" else set())
+
+
+def test_the_cohort_follows_the_arguments():
+    quick = ["construct", "requires", "samples_alone"]
+    report = check_method(medprism.methods.ERM, checks=quick, encoder="small")
+    assert report.subject == "ERM on confounded digits" and {each.state for each in report.outcomes} == {"passed"}
+
+
+def test_what_is_skipped_would_fail():
+    for name, skipped in SKIPPED.items():
+        for check in skipped:
+            with pytest.raises(ChecksFailed, match=check):
+                check_method(getattr(medprism.methods, name), checks=[check], **ARGUMENTS[name])
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
