@@ -77,7 +77,7 @@ def check_method(
         The report; printing it shows a table of all checks.
 
     Raises:
-        TypeError: when `cls` is no class of a method that can be built.
+        TypeError: when `cls` is no class of a method that can be built, or `cohort` is no datamodule.
         ValueError: for unknown names of checks, a skip without a reason, or when no default cohort suits the class.
         ChecksFailed: lists every check that failed, with what was expected, what was found, and the mend.
     """
@@ -86,6 +86,8 @@ def check_method(
     if inspect.isabstract(cls):
         missing = sorted(cls.__abstractmethods__)
         raise TypeError(f"{cls.__name__} cannot be built: define {' and '.join(missing)}")
+    if cohort is not None and not isinstance(cohort, CohortDataModule):
+        raise TypeError(f"cohort is a datamodule, such as SimulatedConnectomes(subjects=60), and got {cohort!r}")
     silent = ("medprism.data",) if cohort is None else ()  # what a default cohort reports is known
     with tempfile.TemporaryDirectory(prefix="medprism-check-") as name, isolate_rng(), quiet(*silent):
         data = cohort or fitting_cohort(cls, init_args, str(Path(name, "cache")))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from medprism.cohort import Representation
 from medprism.datamodules import SimulatedConnectomes
+from medprism.distributed import world_size
 from medprism.losses.reduction import mean_over_samples
 from medprism.losses.supervised import target_loss
 from medprism.method import Method
@@ -155,6 +156,13 @@ class Narrow(Sound):
         return {**super().losses(batch, rep), "small": 0.01 * mean_over_samples(kept.square().mean(1))}
 
 
+class Lonely(Sound):
+    def losses(self, batch, rep):
+        if world_size() > 1:
+            raise RuntimeError("too many of us")
+        return super().losses(batch, rep)
+
+
 class Stubborn(Sound):
     def losses(self, batch, rep):
         raise RuntimeError("no losses today")
@@ -236,6 +244,13 @@ def test_all_failures_are_listed_with_their_mend(cohort):
     assert text.count("RuntimeError: no losses today (test_check_method.py, line ") == 2
 
 
+def test_what_ends_one_of_two_processes_is_said(cohort):
+    with pytest.raises(ChecksFailed) as error:
+        check_method(Lonely, cohort=cohort, checks=["two_ranks"])
+    assert "a training step in each of two processes; found on rank" in str(error.value)
+    assert "RuntimeError: too many of us (test_check_method.py, line " in str(error.value)
+
+
 def test_a_class_that_other_processes_cannot_import_is_skipped_visibly(cohort):
     class Inner(Sound):
         pass
@@ -251,6 +266,8 @@ def test_what_cannot_be_checked_is_refused(cohort):
         check_method("Sound")
     with pytest.raises(TypeError, match="Method cannot be built: define losses and represent"):
         check_method(Method)
+    with pytest.raises(TypeError, match=r"cohort is a datamodule, such as .*, and got <class"):
+        check_method(Sound, cohort=SimulatedConnectomes)
     with pytest.raises(ValueError, match=r"there are no checks \['overfit'\]; the checks are \['construct'"):
         check_method(Sound, cohort=cohort, checks=["overfit"])
     with pytest.raises(ValueError, match=r"no reason for \['bf16'\]"):
