@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test lint install results clean
+.PHONY: help run test lint install results tables clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ install: .venv/installed ## the virtual environment alone
 
 results: install ## the tables of real results; needs MEDPRISM_DATA, the folder that holds ABIDE_pcp
 	$(BIN)/python benchmarks/abide.py --root "$(MEDPRISM_DATA)"
+
+tables: install ## quote the tables of benchmarks/results/ in README and docs anew
+	$(BIN)/python benchmarks/quote.py
 
 clean: ## remove runs and caches, not .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
