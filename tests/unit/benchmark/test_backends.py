@@ -5,14 +5,15 @@ What is started costs seconds, so that each engine has one test of what it does 
 
 import fcntl
 import json
-import sys
+import re
 import time
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_fit, fake_work, on_the_workers_path, write_suite
+import yaml
+from fake_worker import fake_fit, fake_work, on_the_workers_path
 
-from medprism.benchmark import backends, command
+from medprism.benchmark import backends
 from medprism.benchmark.backends import BackendError, Request, backend_of
 from medprism.benchmark.backends.ray import Ray
 from medprism.benchmark.backends.slurm import Slurm
@@ -24,24 +25,40 @@ METHODS = {"erm": {}, "bad": {"exit": 3}, "lost": {"worker": True}}
 STATES = {"erm": "finished", "bad": "failed", "lost": "failed"}
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of this machine."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        on_the_workers_path(patch)
+        patch.setenv("RAY_worker_niceness", "0")  # else workers wait for whatever else the machine does
+        ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+        yield
+        ray.shutdown()
+
+
 @pytest.fixture(params=["ray", "slurm"])
 def engine(request, monkeypatch, tmp_path):
     """Makes backends of an engine with the script in place of `lightning fit`."""
-    pytest.importorskip("submitit" if request.param == "slurm" else "ray")
     fake_fit(monkeypatch, tmp_path)
-    on_the_workers_path(monkeypatch, tmp_path)
-    if request.param == "slurm":
-        yield lambda: Slurm(Request(workers=2, options={"cluster": "local", "timeout_min": 5}), fake_work, poll=0.05)
-        return
-    import ray
-
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
-    yield lambda: Ray(Request(workers=2), fake_work)
-    ray.shutdown()
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+        return lambda: Ray(Request(workers=2), fake_work)
+    pytest.importorskip("submitit")
+    on_the_workers_path(monkeypatch)
+    return lambda: Slurm(Request(workers=2, options={"cluster": "local", "timeout_min": 5}), fake_work, poll=0.05)
 
 
 def jobs_of(folder: Path, methods: dict):
-    return Suite.read(write_suite(folder / "made.yaml", methods=methods, seeds=[0])).jobs()
+    """Two folds of each method."""
+    content = {
+        "reference": next(iter(methods)),
+        "seeds": [0],
+        "cohorts": {"made": {"folds": 2, "data": {"class_path": "Made"}}},
+        "methods": {name: {"model": {"class_path": "M", "name": name, **how}} for name, how in methods.items()},
+    }
+    (folder / "made.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return Suite.read(folder / "made.yaml").jobs()
 
 
 def test_finished_runs_are_kept_and_failures_are_recorded_and_stop_nobody(tmp_path, engine):
@@ -103,16 +120,23 @@ def test_a_missing_extra_says_what_to_install(monkeypatch):
         backend_of("slurm", Request())
 
 
-def test_options_that_an_engine_refuses_are_named(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"cluster": "local", "slurm_partitoin": "gpu"}, "Unknown argument 'partitoin' for executor 'slurm'"),
+        ({"cluster": "local", "timeout_min": "long"}, 'Parameter "timeout_min" expected type'),
+        ({"cluster": "slurm"}, "submitit refuses {'cluster': 'slurm'}"),
+    ],
+)
+def test_options_that_submitit_refuses_are_named(tmp_path, monkeypatch, options, says):
     pytest.importorskip("submitit")
-    fake_fit(monkeypatch, tmp_path)
-    write_suite(tmp_path / "made.yaml")
-    for options, says in (
-        (["cluster=local", "slurm_partitoin=gpu"], "Unknown argument 'partitoin' for executor 'slurm'"),
-        (["cluster=local", "timeout_min=long"], 'Parameter "timeout_min" expected type'),
-        (["cluster=slurm"], "submitit refuses {'cluster': 'slurm'}"),
-    ):
-        monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # no SLURM there
-        with pytest.raises(SystemExit):
-            command.benchmark(["--config", "made.yaml", "--backend", "slurm", "--backend-option", *options])
-        assert says in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM there
+    jobs = jobs_of(tmp_path, METHODS)
+    with pytest.raises(BackendError, match=re.escape(says)):
+        list(run_all(jobs, tmp_path / "runs", backend_of("slurm", Request(options=options))))
+
+
+def test_options_that_ray_refuses_are_named(tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(BackendError, match=r"ray\.init\(\{'adress': 'auto'\}\): .*adress"):
+        list(run_all(jobs_of(tmp_path, METHODS), tmp_path, backend_of("ray", Request(options={"adress": "auto"}))))

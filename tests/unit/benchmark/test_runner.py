@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_fit, write_suite
+from fake_runs import write_suite
+from fake_worker import fake_fit
 
 from medprism.benchmark import command, fingerprints, runner
 from medprism.benchmark.backends.local import Local, visible_devices
