@@ -129,7 +129,7 @@ class Suite:
         for where, cell in {"the suite": content, **content["cohorts"]}.items():
             _check_seeds(path, where, cell)
             _check_reads(path, where, cell)
-        search = content.get("search", {})
+        search = content.get("search") or {}
         _check_search(path, search, content["methods"])
         shown = content.get("shown", ("accuracy", "auroc"))
         if isinstance(shown, str) or not isinstance(content.get("common", {}), dict):
@@ -223,10 +223,19 @@ class Suite:
         return out
 
     def _file(self, name: str) -> dict[str, Any]:
-        path = self.base / name
-        if not path.is_file():
-            raise SuiteError(f"suite {self.name} names {name}, which is not there; paths are relative to {self.base}")
-        return _mapping(path)
+        if name not in self._read:
+            path = self.base / name
+            if not path.is_file():
+                raise SuiteError(
+                    f"suite {self.name} names {name}, which is not there; paths are relative to {self.base}"
+                )
+            self._read[name] = _mapping(path)
+        return self._read[name]
+
+    @cached_property
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """Files that were read already: hundreds of runs share a few."""
+        return {}
 
 
 _MORE = ("title", "seeds", "common", "shown", "ceiling", "search")

@@ -159,7 +159,7 @@ def test_names_of_jobs_are_readable_stable_and_differ_with_every_argument(tmp_pa
         assert suite_of(tmp_path, **changes).jobs()[0].name == plain
 
 
-@pytest.mark.parametrize("name", ["digits", "shortcuts"])
+@pytest.mark.parametrize("name", ["digits", "shortcuts", "quick", "cross"])
 def test_shipped_suites_can_be_read(name):
     suite = Suite.read(BENCHMARKS / f"{name}.yaml", Path("DATA"), base=BENCHMARKS.parent)
     jobs = suite.jobs()
