@@ -50,7 +50,8 @@ class Ray:
     def _outcomes(self, ray: Any, jobs: Sequence[Job], runs: Path) -> Iterator[Outcome]:
         cpus, gpus = self.request.cpus, self.request.gpus
         gpus = int(ray.cluster_resources().get("GPU", 0) >= 1) if gpus is None else gpus
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(self.work)
+        # a lost run is recorded, as on every backend, and left to the next command
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(self.work)
         waiting = list(jobs)
         under_way: dict[Any, Job] = {}
         try:
