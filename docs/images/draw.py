@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -27,13 +28,10 @@ def box(ax: Axes, x: float, y: float, w: float, h: float, text: str, fill: str, 
     return x, y, w, h
 
 
-def arrow(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", dashed: bool = False, bend: float = 0
-) -> None:
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", dashed: bool = False) -> None:
     """An arrow, with words above its middle."""
-    kind = f"arc3,rad={bend}"
     line = FancyArrowPatch(
-        start, end, arrowstyle="-|>", mutation_scale=11, connectionstyle=kind, color=INK, lw=1.1,
+        start, end, arrowstyle="-|>", mutation_scale=11, color=INK, lw=1.1,
         ls="--" if dashed else "-", shrinkA=1, shrinkB=1,
     )  # fmt: skip
     ax.add_patch(line)
@@ -70,7 +68,7 @@ def erm(ax: Axes) -> None:
         box(ax, 8.1, 1.2, 1.7, 1.1, "linear\nhead", PART),
         box(ax, 10.5, 1.2, 2.1, 1.1, "cross-entropy\nwith the target", TERM),
     ]
-    for a, b in zip(row, row[1:], strict=False):
+    for a, b in pairwise(row):
         arrow(ax, right(a), left(b))
     seen = box(ax, 10.2, 0, 2.7, 0.7, "groups, if GroupDRO", TERM, dashed=True)
     arrow(ax, top(seen), bottom(row[4]), dashed=True)
@@ -84,7 +82,7 @@ def neurolip(ax: Axes) -> None:
     connectome = box(ax, 0, 0.6, 2.6, 1.3, "connectome,\none row a region", INPUT)
     words = box(ax, 3.5, 3.3, 2.0, 1.3, "text tokens U", PART)
     regions = box(ax, 3.5, 0.6, 2.0, 1.3, "region tokens V", PART)
-    look = box(ax, 6.5, 1.9, 2.1, 1.4, "attention:\neach phrase\nover regions", PART)
+    box(ax, 6.5, 1.9, 2.1, 1.4, "attention:\neach phrase\nover regions", PART)
     find = box(ax, 9.5, 3.3, 2.3, 1.3, "what it finds, z\ncompared with U", OUTPUT)
     maps = box(ax, 9.5, 0.6, 2.3, 1.3, "where it looks,\nmaps A", OUTPUT)
     align = box(ax, 12.8, 4.1, 3.5, 0.9, "align: the disease phrase", TERM)
@@ -146,7 +144,9 @@ def egma(ax: Axes) -> None:
     terms = [
         box(ax, 10.5, 3.5, 5.2, 1.0, "labels: a sentence goes with the\npatches that were looked at", TERM),
         box(ax, 10.5, 2.0, 5.2, 1.0, "contrast: best patch of each sentence,\nbest sentence of each patch", TERM),
-        box(ax, 10.5, 0.5, 5.2, 1.0, "mapping: patches from sentences and\nback, weighted by similarity and gaze", TERM),
+        box(
+            ax, 10.5, 0.5, 5.2, 1.0, "mapping: patches from sentences, and\nback, weighted by similarity and gaze", TERM
+        ),
     ]
     for term in terms:
         arrow(ax, right(similar), left(term))

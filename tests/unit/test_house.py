@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "medprism"
 FLOORS = [
     {"cohort", "distributed"},
-    {"losses", "dependence", "encoders"},
+    {"losses", "dependence", "encoders", "terms"},
     {"method", "data", "evaluation", "explain", "runs", "checkpoint", "testing"},
     {"methods", "datamodules", "benchmark"},
     {"commands"},
@@ -28,6 +28,7 @@ NEIGHBOURS = {
     "datamodules": set(),
     "encoders": set(),
     "losses": set(),
+    "terms": set(),
     "cohort": set(),
     "distributed": set(),
     "commands": set(),
