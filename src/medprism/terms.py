@@ -1,13 +1,12 @@
 """Named scalars of a training: their means over an epoch, and what to say when one is not finite.
 
-Lightning's own ways of logging a mean and of moving a batch cost milliseconds a step: the first copies the description
-of every name each time, the second looks for tensors in every id. `benchmarks/speed/step.py` measures a whole step.
+Lightning's own way of logging a mean costs milliseconds a step: it copies the description of every name each time.
+`benchmarks/speed/step.py` measures a whole step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -55,11 +54,6 @@ class NamedTerms(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Likewise."""
         self._log_means("val/")
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the tensors of a batch; its lists hold names and texts, and stay as they are."""
-        rest = {name: value for name, value in batch.items() if not isinstance(value, list)}
-        return {**batch, **super().transfer_batch_to_device(rest, device, dataloader_idx)}
 
     def _log_means(self, prefix: str) -> None:
         # Terms that couple samples are equal on every rank already; the mean over ranks leaves them as they are.

@@ -255,9 +255,9 @@ def test_every_link_of_the_site_resolves(site):
             if parts.scheme or parts.netloc:
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-            if not target.exists() or (
-                parts.fragment and target in site and unquote(parts.fragment) not in site[target].places
-            ):
+            places = site[target].places if target in site else set()
+            lost = parts.fragment and target in site and unquote(parts.fragment) not in places
+            if lost or not target.exists():
                 broken.append(f"{page.name}: {link}")
     assert len(site) > 20 and not broken
 

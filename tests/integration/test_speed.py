@@ -70,7 +70,7 @@ def test_fairlearn_and_ours_agree(script):
     assert found["largest difference of a gap"] < 1e-9 and found["ours, seconds"] > 0
     wrong = {"sex": {"demographic_parity_difference": 2.0}}
     ours = {"fairness": {"sex": {"demographic_parity_difference": {"value": 0.1}}}}
-    with pytest.raises(RuntimeError, match="differ by up to 1.9"):
+    with pytest.raises(RuntimeError, match="differ by up to"):
         evaluation.differing(ours, wrong)
 
 
