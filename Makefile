@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test benchmark lint install results tables clean
+.PHONY: help run test benchmark lint install results tables docs speed clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,5 +36,13 @@ results: install ## the tables of real results; needs MEDPRISM_DATA, the folder 
 tables: install ## quote the tables of benchmarks/results/ in README and docs anew
 	$(BIN)/python benchmarks/quote.py
 
+docs: install ## build the documentation into site/; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is the first page; its search needs a server: $(BIN)/python -m http.server --directory site"
+
+SPEED := step loading evaluation help
+speed: install ## measure speed on a quiet machine; MEDPRISM_DATA adds the loaders of real data
+	for each in $(SPEED); do $(BIN)/python benchmarks/speed/$$each.py || exit 1; done
+
 clean: ## remove runs and caches, not .venv
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache

@@ -355,13 +355,7 @@ class MIMMX(Method):
         """Log what is not a term of the loss."""
         if self._trainer is not None:
             stage = "train" if self.training else "val"
-            self.log_dict(
-                {f"{stage}/{name}": value.detach() for name, value in values.items()},
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=len(batch["id"]),
-            )
+            self.note(stage, values, len(batch["id"]))
 
 
 def _placed(blocks: list[Tensor], index: int) -> Tensor:

@@ -10,13 +10,9 @@ what a first step adds to the peak of a process of its own.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,8 +20,9 @@ from torch.nn import functional as F
 
 from medprism.losses.finegrained import fine_grained_contrast
 
+from common import highest, machine, megabytes, seconds, write
+
 BATCH, PATCHES, SENTENCES, DIM = 256, 49, 12, 512
-RESULT = Path(__file__).parents[1] / "results" / "speed" / "fine_grained.json"
 TOLERANCE = 1e-4
 """Of values, and of gradients relative to the largest one."""
 
@@ -60,40 +57,15 @@ def step(scheme: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Ten
     return [loss.detach(), *gradients]
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Time of one call by that clock."""
-    started = clock()
-    work()
-    return clock() - started
-
-
-def highest() -> float:
-    """Peak memory of this process in MB; not `ru_maxrss`, which a child inherits from its parent."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def peak(scheme: str, threads: int, results: multiprocessing.SimpleQueue[float]) -> None:
-    """Put how many MB a first step adds to the peak memory of this process."""
+def peak(scheme: str, threads: int) -> float:
+    """How many MB a first step adds to the peak memory of this process."""
     torch.set_num_threads(threads)
     inputs = tokens()
     small = tuple(x if x.ndim == 0 else x[:2, :2].detach().requires_grad_(x.requires_grad) for x in inputs)
     step(scheme, small)  # type: ignore[arg-type]  # what the libraries take is not the step's
     before = highest()
     step(scheme, inputs)
-    results.put(highest() - before)
-
-
-def megabytes(scheme: str, threads: int) -> float:
-    """Memory of a step, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
-    process = context.Process(target=peak, args=(scheme, threads, results))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the process that measures the memory of '{scheme}' ended with {process.exitcode}")
-    return results.get()
+    return highest() - before
 
 
 def differences() -> dict[str, float]:
@@ -123,7 +95,7 @@ def main() -> None:
         for scheme in CONTRASTS:
             times[scheme].append(seconds(lambda scheme=scheme: step(scheme, inputs), clock))  # type: ignore[misc]
     median = {scheme: statistics.median(found) for scheme, found in times.items()}
-    memory = {scheme: megabytes(scheme, options.threads) for scheme in CONTRASTS}
+    memory = {scheme: megabytes(peak, scheme, options.threads) for scheme in CONTRASTS}
     result = {
         "batch": BATCH,
         "patches": PATCHES,
@@ -137,14 +109,13 @@ def main() -> None:
         "of which gradients MB": sum(x.numel() * x.element_size() for x in inputs if x.requires_grad) / 2**20,
         "times less memory": memory["plain"] / memory["chunks"],
         "relative difference": equality,
-        "environment": {"torch": torch.__version__, "machine": platform.machine(), "threads": options.threads},
+        "environment": machine(),
     }
     for scheme in CONTRASTS:
         print(f"{scheme}: {median[scheme]:.2f} s, {memory[scheme]:.0f} MB")
     print(f"{result['times faster']:.2f} times faster, {result['times less memory']:.1f} times less memory")
     print("relative difference: " + ", ".join(f"{name} {value:.1e}" for name, value in equality.items()))
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write("fine_grained", result)
 
 
 if __name__ == "__main__":

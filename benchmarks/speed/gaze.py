@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -29,9 +27,10 @@ from medprism.data.gaze import Fixations, Reading, frame, gaze_maps, heatmaps, o
 from medprism.data.imaging import resized
 from medprism.data.transcripts import Sentence
 
+from common import machine, seconds, write
+
 READINGS, SENTENCES, FIXATIONS = 3700, 12, 120
 SIZE, CANVAS, SIGMA, TRUNCATE = (2544, 3056), 56, 150.0, 3.0
-RESULT = Path(__file__).parents[1] / "results" / "speed" / "gaze.json"
 
 
 def simulated(seed: int) -> Reading:
@@ -92,13 +91,6 @@ def area_means(drawn: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
-def seconds(work: Callable[[], object]) -> float:
-    """Processor time of one call; on one thread it is the time of an idle machine, whatever else runs."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def through_radiograph(draw: Callable[[Reading, int], np.ndarray], reading: Reading, row: int) -> np.ndarray:
     """Drawn on the radiograph, and resized as the pictures are."""
     return resized(draw(reading, row), CANVAS, "pad")
@@ -152,11 +144,10 @@ def main() -> None:
         "sigma px": SIGMA,
         "one sentence, one thread": ratio,
         f"{READINGS} readings of {SENTENCES} sentences and {FIXATIONS} fixations": all_readings(),
-        "environment": {"numpy": np.__version__, "machine": platform.machine(), "cores": os.cpu_count(), "load": load},
+        "environment": {"numpy": np.__version__, **machine(), "load": load},
     }
     print(json.dumps(result, indent=2))
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write("gaze", result)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,18 @@ one runs after another, and each scores all 500 x 500 pairs of samples. Its crit
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import multiprocessing
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from medprism.dependence import MutualInformation
 
+from common import highest, machine, megabytes, seconds, write
+
 BATCH, DIM, HIDDEN = 500, 2, 400
-RESULT = Path(__file__).parents[1] / "results" / "speed" / "mutual_information.json"
 
 
 # --------------------------------------------------------------------------------------------------- the plain scheme
@@ -88,39 +84,14 @@ def features(attributes: int) -> list[Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
-def seconds(step: Callable[[], None]) -> float:
-    """Processor time of one step; on one thread it is the time of an idle machine, whatever else runs."""
-    started = time.process_time()
-    step()
-    return time.process_time() - started
-
-
-def peak(scheme: str, attributes: int, results: multiprocessing.SimpleQueue[float]) -> None:
-    """Put how many MB a first step adds to the peak memory of this process."""
+def peak(scheme: str, attributes: int) -> float:
+    """How many MB a first step adds to the peak memory of this process."""
     torch.set_num_threads(1)
     step = plain_steps(attributes, 1) if scheme == "plain" else our_steps(attributes, scheme)
     torch.randn(64, 64).mm(torch.randn(64, 64))  # what the libraries take is not the step's
     before = highest()
     step()
-    results.put(highest() - before)
-
-
-def highest() -> float:
-    """Peak memory of this process in MB; not `ru_maxrss`, which a child inherits from its parent."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def megabytes(scheme: str, attributes: int) -> float:
-    """Memory of a step, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
-    process = context.Process(target=peak, args=(scheme, attributes, results))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the process that measures the memory of '{scheme}' ended with {process.exitcode}")
-    return results.get()
+    return highest() - before
 
 
 def correlated(information: float, n: int) -> tuple[Tensor, Tensor]:
@@ -196,7 +167,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = []
-    memory = megabytes("plain", 1)  # of one critic, as they run one after another
+    memory = megabytes(peak, "plain", 1)  # of one critic, as they run one after another
     for attributes in (1, 2, 8):
         critics = attributes * (attributes + 1) // 2
         timed = min(options.timed, critics)
@@ -207,7 +178,7 @@ def main() -> None:
             step()
             ours = statistics.median(seconds(step) for _ in range(options.repeats))
             number = 1 if scheme == "joint" else critics
-            rows.append((scheme, attributes, number, ours, plain / ours, megabytes(scheme, attributes)))
+            rows.append((scheme, attributes, number, ours, plain / ours, megabytes(peak, scheme, attributes)))
     names = ("scheme", "attributes", "critics", "seconds", "times faster than plain", "memory MB")
     table = [dict(zip(names, row, strict=True)) for row in rows]
     joint = {row["attributes"]: row["seconds"] for row in table if row["scheme"] == "joint"}
@@ -220,7 +191,7 @@ def main() -> None:
         "steps": table,
         "joint: 8 attributes against 1": float(joint[8]) / float(joint[1]),
         "nat": estimates([0.0, 0.368, 1.0], batches=6),
-        "environment": {"torch": torch.__version__, "machine": platform.machine(), "threads": 1},
+        "environment": machine(),
     }
     for row in table:
         print(
@@ -230,8 +201,7 @@ def main() -> None:
     for kind, found in result["nat"].items():
         for row in found:
             print(f"{kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write("mutual_information", result)
 
 
 if __name__ == "__main__":

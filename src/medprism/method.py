@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Optional
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -18,17 +17,15 @@ from torch import Tensor, nn
 
 from medprism.cohort import Batch, Cohort, Representation
 from medprism.evaluation.predictions import StepOutput
+from medprism.terms import NamedTerms, refuse_non_finite
+from medprism.terms import NonFiniteLossError as NonFiniteLossError
 
 
 class CohortMismatchError(ValueError):
     """A method was given a cohort that lacks what the method reads."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """A named loss term became NaN or infinite."""
-
-
-class Method(pl.LightningModule, ABC):
+class Method(NamedTerms, ABC):
     """Base class of all methods.
 
     Args:
@@ -174,25 +171,12 @@ class Method(pl.LightningModule, ABC):
 
     def _total_loss(self, batch: Batch, rep: Representation, stage: str) -> Tensor:
         terms = {**self.losses(batch, rep), **self.critic_losses(batch, rep)}
-        values = torch.stack(list(terms.values()))
-        self._refuse_non_finite(dict(zip(terms, values.detach(), strict=True)), stage, batch)
-        total = values.sum()
-        # Terms that couple samples are equal on every rank already; the mean over ranks leaves them as they are.
-        logged = {f"{stage}/{name}": term.detach() for name, term in terms.items()} | {f"{stage}/loss": total.detach()}
-        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["id"]))
+        plain = {name: term.detach() for name, term in terms.items()}
+        where = f"{type(self).__name__} not finite in {stage}, epoch {self.current_epoch}, step {self.global_step}"
+        refuse_non_finite(plain, where, batch["id"])
+        total = torch.stack(list(terms.values())).sum()
+        self.note(stage, {**plain, "loss": total}, len(batch["id"]))
         return total
-
-    def _refuse_non_finite(self, terms: dict[str, Tensor], stage: str, batch: Batch) -> None:
-        if torch.stack(list(terms.values())).isfinite().all():
-            return
-        bad = [name for name, term in terms.items() if not term.isfinite()]
-        raise NonFiniteLossError(
-            f"loss term{'s' if len(bad) > 1 else ''} {', '.join(bad)} of {type(self).__name__} not finite in {stage}, "
-            f"epoch {self.current_epoch}, step {self.global_step}; "
-            f"all terms: {', '.join(f'{name} {float(term):.4g}' for name, term in terms.items())}; first ids of the "
-            f"batch: {', '.join(batch['id'][:3])}. Lower the learning rate, clip gradients "
-            f"(--trainer.gradient_clip_val 1), or look at these samples."
-        )
 
 
 def _listing(names: Iterable[str]) -> str:

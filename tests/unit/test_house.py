@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "medprism"
 FLOORS = [
     {"cohort", "distributed", "plugins", "scaffold"},
-    {"losses", "dependence", "encoders"},
+    {"losses", "dependence", "encoders", "terms"},
     {"method", "data", "evaluation", "explain", "runs", "checkpoint"},
     {"methods", "datamodules", "benchmark", "testing"},
     {"commands"},
@@ -29,6 +29,7 @@ NEIGHBOURS = {
     "testing": {"datamodules"},
     "encoders": set(),
     "losses": set(),
+    "terms": set(),
     "cohort": set(),
     "distributed": set(),
     "commands": set(),

@@ -326,6 +326,11 @@ class CohortDataModule(L.LightningDataModule, ABC):
                 table[part][name] = int(members.sum())
         return table
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors; lists hold names and texts, and to look for tensors in them takes milliseconds a step."""
+        rest = {name: value for name, value in batch.items() if not isinstance(value, list)}
+        return {**batch, **super().transfer_batch_to_device(rest, device, dataloader_idx)}
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training samples, shuffled; an incomplete last batch is left out unless it is the only one."""
         samples = len(self.rows("train"))

@@ -8,9 +8,11 @@ Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from joblib import cpu_count
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
 from medprism.cohort import Cohort
@@ -27,6 +29,9 @@ from medprism.evaluation.weighted import (
 
 CHUNK = 2**18
 """Elements of one block of resamples: small enough to stay in the processor's cache."""
+
+FEW = 32
+"""Blocks of fewer resamples are large arrays, which several threads work on at once; of others Python has the most."""
 
 
 class Interval(NamedTuple):
@@ -118,8 +123,8 @@ def intervals(
     block = max(1, CHUNK // int(sizes.sum()))
     blocks = [range(start, min(start + block, resamples)) for start in range(0, resamples, block)]
     # the matrix products are many and small: on busy cores threads that wait for each other took ten times as long
-    with threadpool_limits(1, user_api="blas"):
-        parts = [values(resample_counts(sizes, numbers, seed)) for numbers in blocks]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(cpu_count(), 4) if block < FEW else 1) as pool:
+        parts = list(pool.map(lambda numbers: values(resample_counts(sizes, numbers, seed)), blocks))
     return {path: percentile_interval(np.concatenate([part[path] for part in parts]), confidence) for path in parts[0]}
 
 

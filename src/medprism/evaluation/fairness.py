@@ -139,9 +139,10 @@ def _gap(gap: str, decisions: Decisions, codes: Array) -> float | None:
 
 
 def _distinct(rows: Array) -> tuple[Array, Array]:
-    """`(columns, distinct)` distinct rows, and how often each stands."""
-    distinct, counts = np.unique(rows, axis=0, return_counts=True)
-    return distinct.T, counts
+    """`(columns, distinct)` distinct rows of codes from 0, in order, and how often each stands."""
+    shape = rows.max(axis=0) + 1
+    keys, counts = np.unique(np.ravel_multi_index(rows.T, shape), return_counts=True)  # integers sort quicker than rows
+    return np.stack(np.unravel_index(keys, shape)), counts
 
 
 def _lacks(part: Decisions, where: str) -> list[str]:
