@@ -20,6 +20,7 @@ commands:
   test       measure on the test part: metrics.json, predictions.csv, figures
   predict    write predictions.csv alone
   benchmark  compare methods over cohorts and seeds: a suite of benchmarks/
+  report     rebuild the tables and the page of a suite without training
 
 examples:
   lightning fit --config configs/neurolip_simulated.yaml
@@ -59,6 +60,11 @@ def main(args: Sequence[str] | None = None) -> Any:
 
         status = benchmark(words[1:])
         return status if args is not None else sys.exit(min(1, status))
+    if words[:1] == ["report"]:
+        from medprism.benchmark.report import report
+
+        status = report(words[1:])
+        return status if args is not None else sys.exit(status)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from medprism.commands import EXPLAINED, run
 

@@ -17,7 +17,7 @@ from medprism.benchmark.suite import PLACE, Job, Suite, SuiteError
 
 
 def benchmark(words: Sequence[str]) -> int:
-    """Run what is missing of a suite, then write its tables; the number of failed runs decides the status."""
+    """Run what is missing of a suite, then write its tables and page; the number of failed runs decides the status."""
     parser = argparse.ArgumentParser(
         "lightning benchmark",
         description="Runs methods x cohorts x seeds x folds of a suite, each in its own process, and writes tables. "
@@ -60,19 +60,23 @@ def benchmark(words: Sequence[str]) -> int:
         code = code_fingerprint()
         _list([state_of(job, runs, code) for job in jobs], console, options.workers)
         return 0
-    from medprism.benchmark.tables import write  # before the runs, so that what ends them is the code that began them
+    # before the runs, so that what ends them is the code that began them
+    from medprism.benchmark.collect import write
+    from medprism.benchmark.plan import Plan
 
+    data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
+    plan = Plan.of(suite, f"lightning benchmark --config {options.config.as_posix()}{data}")
+    plan.save(runs)
     try:
         with _ended_by_sigterm():
             failed = [] if options.tables_only else _run(jobs, runs, options.workers, options.again, console)
     except KeyboardInterrupt:
         console.print("Interrupted. Finished runs are kept: the same command goes on.")
         return 128 + signal.SIGINT
-    data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
-    command = f"lightning benchmark --config {options.config.as_posix()}{data}"
-    code = code_fingerprint()
-    text = write(suite, [state_of(job, runs, code) for job in every], options.results or runs / "results", command)
+    code, results = code_fingerprint(), options.results or runs / "results"
+    text = write(plan, [state_of(job, runs, code) for job in every], results)
     Console().print(Markdown(text))
+    console.print(f"Page: {results / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return len(failed)
 
 
