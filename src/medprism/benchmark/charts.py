@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from medprism.benchmark.ranks import alike
 from medprism.benchmark.results import CohortNote, Results, lower_is_better, plain
 
 DPI = 160
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "medprism"}
+_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "medprism"}
 _MARKS = {"same": "o", "inverted": "v", "balanced": "s", "native": "D"}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 _BLUE, _GREY = "#0072b2", "#8a8f94"
@@ -73,7 +74,7 @@ def _scatter(results: Results, cohort: CohortNote, points: pd.DataFrame) -> Figu
         names.append(f"{k}  {results.label(row['method'])}" + ("" if row["compared"] else " (not compared)"))
     axes.text(1.03, 1, "\n".join(names), transform=axes.transAxes, va="top", fontsize=7)
     first = points.iloc[0]
-    gap = f"|same − inverted|, {plain(first['metric'])}" if first["gap"] == SHIFT else plain(first["gap"])
+    gap = f"|same - inverted|, {plain(first['metric'])}" if first["gap"] == SHIFT else plain(first["gap"])
     axes.set(xlabel=f"{gap} (less is better)", ylabel=f"{plain(first['metric'])}, {first['set']}", title=_title(cohort))
     return figure
 
@@ -128,16 +129,22 @@ def _critical(results: Results, name: str, metric: str, rows: pd.DataFrame) -> F
     axes.text(1, 1.75, f"critical difference {difference:.2f}", fontsize=8)
     for k, (start, end) in enumerate(bars):
         axes.hlines(-0.5 - 0.6 * k, places[start] - 0.03, places[end] + 0.03, color=_BLUE, linewidth=3)
-    base = -0.6 * len(bars)
+    base = -0.6 * float(len(bars))
     for k, row in enumerate(rows.to_dict("records")):
         left = k < depth
         level = base - 1 - (k if left else count - 1 - k)
         end = 0.9 if left else count + 0.1
-        axes.plot([row["mean rank"], row["mean rank"], end], [0, level, level], color="black", linewidth=0.7, clip_on=False)
+        axes.plot(
+            [row["mean rank"], row["mean rank"], end], [0, level, level], color="black", linewidth=0.7, clip_on=False
+        )
         text = f"{results.label(row['method'])}  {row['mean rank']:.2f}"
-        axes.text(end, level, f"{text} " if left else f" {text}", ha="right" if left else "left", va="center", fontsize=8)
+        axes.text(
+            end, level, f"{text} " if left else f" {text}", ha="right" if left else "left", va="center", fontsize=8
+        )
     p = "not defined, all are tied" if np.isnan(first["p"]) else f"{first['p']:.3g}"
     better = "less" if lower_is_better(metric) else "more"
-    axes.set_title(f"Mean rank over {first['cohorts']:.0f} cohorts, {plain(metric)} ({better} is better), {name}; Friedman p {p}")
+    axes.set_title(
+        f"Mean rank over {first['cohorts']:.0f} cohorts, {plain(metric)} ({better} is better), {name}; Friedman p {p}"
+    )
     axes.axis("off")
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,14 +86,17 @@ def _cohorts(cells: Sequence[Cell]) -> tuple[CohortNote, ...]:
 def _note(cell: Cell, plan: Plan) -> CellNote:
     counted = {run.name for run in cell.runs}
     runs = tuple(
-        RunNote(o.job.name, o.job.seed, o.job.fold, o.state, o.job.name in counted, o.seconds, plan.without_place(o.error))
+        RunNote(
+            o.job.name, o.job.seed, o.job.fold, o.state, o.job.name in counted, o.seconds, plan.without_place(o.error)
+        )
         for o in cell.outcomes
     )
     settings = {key: value for key, value in cell.outcomes[0].job.config.items() if key != "seed_everything"}
     if isinstance(data := settings.get(DATA), dict) and isinstance(arguments := data.get("init_args"), dict):
         kept = {key: value for key, value in arguments.items() if key not in ("split_seed", "fold")}
         settings[DATA] = {**data, "init_args": kept}
-    text = plan.without_place(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    settings = json.loads(plan.without_place(json.dumps(settings, ensure_ascii=False)))
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     return CellNote(cell.cohort, cell.method, cell.state, len(cell.pooled), text, runs)
 
 

@@ -25,15 +25,14 @@ def pareto_front(performance: NDArray[np.float64], gap: NDArray[np.float64]) -> 
     """
     no_worse = (performance[:, None] >= performance) & (gap[:, None] <= gap)  # does j do no worse than i: [j, i]
     better = (performance[:, None] > performance) | (gap[:, None] < gap)
-    front: NDArray[np.bool_] = ~(no_worse & better).any(axis=0)
-    return front
+    return np.logical_not((no_worse & better).any(axis=0))
 
 
 def fronts(results: Results) -> pd.DataFrame:
     """Every shown metric against every gap, by cohort and test set.
 
-    Gaps are the `..._difference` metrics on the same test set. With the sets `same` and `inverted`, |same - inverted| of
-    the metric is one more, beside the metric on the balanced set where there is one, else on the inverted one.
+    Gaps are the `..._difference` metrics on the same test set. With the sets `same` and `inverted`, |same - inverted|
+    of the metric is one more, beside the metric on the balanced set where there is one, else on the inverted one.
 
     Returns:
         Long table of `PARETO_COLUMNS`. `compared` is false for incomplete cells and the ceiling, which are on no front.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medprism.benchmark.fronts import fronts
-from medprism.benchmark.webpage import PAGE, page
 from medprism.benchmark.ranks import ranks
-from medprism.benchmark.results import PLAN, ReportError, Results
+from medprism.benchmark.results import PLAN, ReportError, Results, rounded
 from medprism.benchmark.tables import latex, markdown, sections
+from medprism.benchmark.webpage import PAGE, page
 
 PARETO, RANKS, MARKDOWN, LATEX, FIGURES = "pareto.csv", "ranks.csv", "summary.md", "tables.tex", "figures"
 
@@ -29,7 +29,7 @@ def publish(folder: Path) -> str:
     results = Results.load(folder)
     front, (ranked, notes) = fronts(results), ranks(results)
     for name, table in {PARETO: front, RANKS: ranked}.items():
-        table.to_csv(folder / name, index=False, float_format="%.5g")
+        table.to_csv(folder / name, index=False, float_format=rounded)
     parts = sections(results)
     text = markdown(results, parts)
     (folder / MARKDOWN).write_text(text, encoding="utf-8")

@@ -33,7 +33,8 @@ ORDER = ("same", "inverted", "balanced", "native")
 
 COMPLETE = "complete"
 
-_NAMES = {name: str for name in ("cohort", "set", "method", "metric", "what", "attribute", "group")}
+_NAMES = dict.fromkeys(("cohort", "set", "method", "metric", "what", "attribute", "group"), str)
+_NUMBERS = ("mean", "sd", "low", "high", "difference", "difference low", "difference high", "p", "p holm")
 
 
 class ReportError(ValueError):
@@ -170,7 +171,7 @@ class Results:
         """Write the tables as CSV, report.json and environment.json."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in self._tables().items():
-            table.to_csv(folder / name, index=False, float_format="%.5g")
+            table.to_csv(folder / name, index=False, float_format=rounded)
         note = {key: value for key, value in vars(self).items() if key not in _FILES}
         for key in ("cohorts", "cells", "maps"):
             note[key] = [asdict(each) for each in note[key]]
@@ -202,7 +203,7 @@ class Results:
             "maps": tuple(MapNote(**each) for each in content["maps"]),
             "environment": json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")),
         }
-        tables = {key: read_table(folder / name) for key, name in _FILES.items() if name != ENVIRONMENT}
+        tables: dict[str, Any] = {key: read_table(folder / name) for key, name in _FILES.items() if name != ENVIRONMENT}
         return cls(**content, **tables)
 
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -227,7 +228,12 @@ _FILES = {"summary": SUMMARY, "extras": EXTRAS, "groups": GROUPS, "environment":
 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV of results; a method or group whose name looks like a number, or like nothing, stays a name."""
-    return pd.read_csv(path, converters=_NAMES)
+    return pd.read_csv(path, dtype=_NAMES, keep_default_na=False, na_values=dict.fromkeys(_NUMBERS, ""))
+
+
+def rounded(value: Any) -> str:
+    """A number in a CSV: five digits, and all of a count such as that of parameters."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.5g}"
 
 
 def lower_is_better(metric: str) -> bool:

@@ -111,13 +111,11 @@ def _performance(results: Results, cohort: CohortNote) -> Table:
     return Table(f"Samples of a seed: {described}.", ["method", "seeds", *titles], lines)
 
 
-def _number(
-    rows: Mapping[tuple[str, str, str], Row], ceiling: str | None, method: str, where: str, metric: str
-) -> str:
+def _number(rows: Mapping[tuple[str, str, str], Row], ceiling: str | None, method: str, where: str, metric: str) -> str:
     row = rows.get((method, where, metric))
     if row is None:
         return "not defined"
-    ends = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    ends: str = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
     best = rows.get((ceiling, where, metric)) if ceiling else None
     share = ""
     if best and best is not row and best["mean"] > 0 and metric.endswith("accuracy"):

@@ -64,12 +64,12 @@ def _embedded(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _data(
-    results: Results, front: pd.DataFrame, ranks: pd.DataFrame, notes: list[str], folder: Path
-) -> dict[str, Any]:
+def _data(results: Results, front: pd.DataFrame, ranks: pd.DataFrame, notes: list[str], folder: Path) -> dict[str, Any]:
     environment = results.environment
-    measured = results.extras[~results.extras["what"].str.rpartition("/")[2].isin(_COUNTS)]
-    matrices = measured[measured["what"].str.match(r"leakage/|latent/matrix/")]
+    kept = [
+        what.startswith(("leakage/", "latent/matrix/")) and what.rpartition("/")[2] not in _COUNTS
+        for what in results.extras["what"]
+    ]
     metrics = [*results.summary["metric"], *results.groups["metric"], *front["gap"]]
     return {
         "name": results.name,
@@ -95,7 +95,7 @@ def _data(
         "cells": [_cell(cell, results, folder) for cell in results.cells],
         "summary": _table(results.summary),
         "groups": _table(results.groups),
-        "matrices": _table(matrices),
+        "matrices": _table(results.extras.loc[kept]),
         "front": _table(front),
         "rankings": _rankings(ranks),
         "rank_notes": notes,

@@ -34,15 +34,29 @@ def made(folder):
     generator = np.random.default_rng(0)
     means = {
         (cohort, where, method, metric): round(float(value), 5)
-        for cohort, sets in {"a": ("same", "inverted", "balanced"), "b": ("test",), "c": ("test",), "d": ("test",)}.items()
+        for cohort, sets in {
+            "a": ("same", "inverted", "balanced"),
+            "b": ("test",),
+            "c": ("test",),
+            "d": ("test",),
+        }.items()
         for where in sets
         for method in METHODS
         for metric, value in zip(("accuracy", "auroc", ODDS), generator.uniform(0.2, 0.9, 3), strict=True)
     }
     means["a", "balanced", "erm", "accuracy"] = 0.0625  # a tie, which Python and a browser round apart
-    leakage = [("a", m, f"leakage/{block}/{name}/auroc", 2, 0.8, 0.1) for m in METHODS for block in ("z", "sex") for name in ("sex", "site")]
+    leakage = [
+        ("a", m, f"leakage/{block}/{name}/auroc", 2, 0.8, 0.1)
+        for m in METHODS
+        for block in ("z", "sex")
+        for name in ("sex", "site")
+    ]
     leakage.append(("a", "erm", "seconds", 2, 10.0, 1.0))
-    groups = [("a", "balanced", m, "sex", group, "accuracy", 2, 0.7, 0.1, 0.6, 0.8) for m in METHODS for group in ("female", "male")]
+    groups = [
+        ("a", "balanced", m, "sex", group, "accuracy", 2, 0.7, 0.1, 0.6, 0.8)
+        for m in METHODS
+        for group in ("female", "male")
+    ]
     base = results_of(means)
     results = results_of(
         means,
@@ -92,7 +106,9 @@ def choose(browser, name: str, text: str, section: str = "#filters") -> None:
 
 def lines(browser, section: str = "#results") -> list[list[str]]:
     """The cells of a section's first table, line by line."""
-    script = "return [...document.querySelectorAll(arguments[0])].map(row => [...row.cells].map(c => c.textContent.trim()))"
+    script = (
+        "return [...document.querySelectorAll(arguments[0])].map(row => [...row.cells].map(c => c.textContent.trim()))"
+    )
     return browser.execute_script(script, f"{section} table:first-of-type tbody tr")
 
 
@@ -123,12 +139,17 @@ def test_numbers_equal_summary_csv(opened, folder):
     assert len(shown) == len(summary) == 4 * 6 * 3
     for line, (_, row) in zip(shown, summary.iterrows(), strict=True):
         found = dict(zip(names, line, strict=True))
-        assert found["Method"].startswith(f"{row['method']} {MARKUP}") and found["Cohort"] == f"{row['cohort']} (simulated)"
+        assert (
+            found["Method"].startswith(f"{row['method']} {MARKUP}")
+            and found["Cohort"] == f"{row['cohort']} (simulated)"
+        )
         assert found["Test set"] == row["set"] and found["Seeds"] == str(row["seeds"])
         assert found["Mean"] == f"{row['mean']:.3f}" and found["SD"] == f"{row['sd']:.3f}"
         assert found["95 % interval"] == f"[{row['low']:.3f}, {row['high']:.3f}]"
     assert "0.062" in [line[5] for line in shown]
-    exact = opened.execute_script("return [...document.querySelectorAll('#results tbody tr')].map(r => +r.cells[5].dataset.value)")
+    exact = opened.execute_script(
+        "return [...document.querySelectorAll('#results tbody tr')].map(r => +r.cells[5].dataset.value)"
+    )
     assert exact == summary["mean"].tolist()
 
 
@@ -166,7 +187,9 @@ def test_sorting_by_keyboard(opened):
         assert head.get_dom_attribute("aria-sort") == state
         assert [line[2] for line in lines(opened)] == wanted
         assert focused().text.strip() == "Mean"  # the focus stays
-    assert "order of the suite" in opened.find_element(By.CSS_SELECTOR, "#results [role=status]").get_attribute("textContent")
+    assert "order of the suite" in opened.find_element(By.CSS_SELECTOR, "#results [role=status]").get_attribute(
+        "textContent"
+    )
 
 
 def test_the_front_and_what_is_incomplete(opened, folder):

@@ -66,13 +66,13 @@ def test_incomplete_cohorts_are_left_out_and_named():
     assert notes == ["test: accuracy: without b, where not all methods are complete."]
     table, notes = ranks(results_of(over("abc"), incomplete=[("b", "fair")]))
     assert table.empty and list(table.columns) == list(RANK_COLUMNS)
-    assert notes == [
-        "test: accuracy: 2 cohorts with 3 methods that all of them have complete; ranks need 3 of each."
-    ]
+    assert notes == ["test: accuracy: 2 cohorts with 3 methods that all of them have complete; ranks need 3 of each."]
 
 
 def test_the_ceiling_and_methods_of_some_cohorts_alone_are_not_ranked():
-    means = over("abc", methods=("oracle", "erm", "fair"), values=(0.9, 0.5, 0.6)) | over("abc", methods=("good",), values=(0.7,))
+    means = over("abc", methods=("oracle", "erm", "fair"), values=(0.9, 0.5, 0.6)) | over(
+        "abc", methods=("good",), values=(0.7,)
+    )
     means |= over("ab", methods=("special",), values=(0.8,))
     table, _ = ranks(results_of(means, ceiling="oracle"))
     assert table["method"].tolist() == ["good", "fair", "erm"]
