@@ -16,7 +16,12 @@ from medprism.benchmark.ranks import alike
 from medprism.benchmark.results import CohortNote, Results, lower_is_better, plain
 
 DPI = 160
-_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "medprism"}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "medprism",
+}
 _MARKS = {"same": "o", "inverted": "v", "balanced": "s", "native": "D"}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 _BLUE, _GREY = "#0072b2", "#8a8f94"
@@ -57,11 +62,11 @@ def _title(cohort: CohortNote) -> str:
 
 
 def _scatter(results: Results, cohort: CohortNote, points: pd.DataFrame) -> Figure:
-    """Gap to the right, performance upwards, numbered points; the front is filled and joined."""
+    """Gap to the right, performance upwards, numbered points; steps join the front, which is filled."""
     figure = Figure(figsize=(6.4, 4.4))
     axes = figure.add_subplot()
     front = points[points["front"]].sort_values("gap value")
-    axes.plot(front["gap value"], front["value"], color=_BLUE, linewidth=1)
+    axes.plot(front["gap value"], front["value"], color=_BLUE, linewidth=1, drawstyle="steps-post")
     for kind, rows in points.groupby(["compared", "front"]):
         filled = kind == (True, True)
         face = _BLUE if filled else "white"
@@ -129,17 +134,17 @@ def _critical(results: Results, name: str, metric: str, rows: pd.DataFrame) -> F
     axes.text(1, 1.75, f"critical difference {difference:.2f}", fontsize=8)
     for k, (start, end) in enumerate(bars):
         axes.hlines(-0.5 - 0.6 * k, places[start] - 0.03, places[end] + 0.03, color=_BLUE, linewidth=3)
-    base = -0.6 * float(len(bars))
+    base = -0.6 * len(bars)
     for k, row in enumerate(rows.to_dict("records")):
         left = k < depth
         level = base - 1 - (k if left else count - 1 - k)
-        end = 0.9 if left else count + 0.1
+        edge = 0.9 if left else count + 0.1
         axes.plot(
-            [row["mean rank"], row["mean rank"], end], [0, level, level], color="black", linewidth=0.7, clip_on=False
+            [row["mean rank"], row["mean rank"], edge], [0, level, level], color="black", linewidth=0.7, clip_on=False
         )
         text = f"{results.label(row['method'])}  {row['mean rank']:.2f}"
         axes.text(
-            end, level, f"{text} " if left else f" {text}", ha="right" if left else "left", va="center", fontsize=8
+            edge, level, f"{text} " if left else f" {text}", ha="right" if left else "left", va="center", fontsize=8
         )
     p = "not defined, all are tied" if np.isnan(first["p"]) else f"{first['p']:.3g}"
     better = "less" if lower_is_better(metric) else "more"

@@ -42,13 +42,13 @@ function whisker(row, least, most) {
     s("circle", { class: "point", cx: x(row.mean), cy: 7, r: 3.2 }));
 }
 
-/** Gap to the right, performance upwards, numbered points; the front is joined. */
+/** Gap to the right, performance upwards, numbered points; steps join the front, as nothing lies between its methods. */
 function scatter(points, width, xTitle, yTitle, description) {
   const height = Math.min(440, Math.max(300, width * 0.7)), left = 52, bottom = height - 46;
   const x = scale(points.map((p) => p["gap value"]), left + 8, width - 12, [0, Infinity]);
   const y = scale(points.map((p) => p.value), bottom - 6, 24);
   const front = points.filter((p) => p.front).sort((a, b) => a["gap value"] - b["gap value"]);
-  const path = front.map((p, k) => `${k ? "L" : "M"}${x.at(p["gap value"])} ${y.at(p.value)}`).join("");
+  const path = front.map((p, k) => (k ? `H${x.at(p["gap value"])}V${y.at(p.value)}` : `M${x.at(p["gap value"])} ${y.at(p.value)}`)).join("");
   return picture(width, height, description,
     below(x, 16, bottom),
     y.ticks.map(([place, text]) => [

@@ -35,7 +35,7 @@ function header() {
     h("div", { class: "bar" }, h("p", { class: "eyebrow" }, "medprism benchmark report"), dark),
     h("h1", {}, data.name),
     h("p", { class: "lead" }, data.title),
-    simulated.length ? h("p", { class: "note" }, h("strong", {}, "Simulated data: "), `${simulated.join(", ")}. Nothing here was measured on people there.`) : "",
+    simulated.length ? h("p", { class: "note" }, h("strong", {}, "Simulated data: "), `${simulated.join(", ")}. Their samples were made by a program and measured on nobody.`) : "",
     h("dl", { class: "facts" },
       fact("Command", h("code", {}, data.command)),
       fact("Selection", "Epochs are chosen by ", codes(data.selection), " on the validation part; nothing is chosen on a test part."),
@@ -78,6 +78,11 @@ function results() {
   const number = (title, key, show = fixed) => ({ title, number: true, value: (row) => row[key] ?? null, show: (row) => show(row[key] ?? null) });
   const name = (title, key, show = (value) => value) => ({ title, value: (row) => row[key] ?? "", show: (row) => show(row[key] ?? "") });
   const runs = (row) => (row.mean === undefined ? "" : h("a", { href: `#${anchor(row.cohort, row.method)}`, title: "config and predictions of the runs" }, fixed(row.mean)));
+  const differences = [
+    number(`Difference to ${label(data.reference)}`, "difference", signed),
+    { title: "95 % interval of the difference", number: true, value: (row) => row["difference low"] ?? null, show: (row) => between(row["difference low"] ?? null, row["difference high"] ?? null, signed) },
+    number("p (Holm)", "p holm"),
+  ];
   const columns = [
     { title: "Method", value: (row) => label(row.method), show: (row) => methodLink(row.cohort, row.method) },
     state.cohort === ALL && name("Cohort", "cohort", cohortTitle),
@@ -88,9 +93,7 @@ function results() {
     number("SD", "sd"),
     { title: "95 % interval", number: true, value: (row) => row.low ?? null, show: (row) => between(row.low ?? null, row.high ?? null) },
     state.metric !== ALL && { title: "", show: (row) => (row.mean === undefined ? "" : whisker(row, least, most)) },
-    number(`Difference to ${label(data.reference)}`, "difference", signed),
-    { title: "95 % interval of the difference", number: true, value: (row) => row["difference low"] ?? null, show: (row) => between(row["difference low"] ?? null, row["difference high"] ?? null, signed) },
-    number("p (Holm)", "p holm"),
+    ...(rows.some((row) => row.difference !== null) ? differences : []),
   ].filter(Boolean);
   const what = [state.metric === ALL ? "all metrics" : `${plain(state.metric)} (${better(state.metric)})`, state.set === ALL ? "all test sets" : `test set ${state.set}`, state.cohort === ALL ? "all cohorts" : cohortTitle(state.cohort)].join(", ");
   const samples = rows.map((row) => row.samples);
@@ -235,6 +238,7 @@ function ranks() {
 
 function beside(cohort) {
   const found = data.tables.filter((each) => each.cohort === cohort.name);
+  if (!found.length) return h("p", {}, "The runs measured nothing beside their predictions.");
   const method = (name) => data.cells.find((cell) => cell.cohort === cohort.name && label(cell.method) === name)?.method;
   return found.map(({ lead, columns, rows }) => table(lead, columns.map((title, k) => ({
     title: k ? title : "Method", number: k > 0,
@@ -265,7 +269,7 @@ function runs() {
   ].slice(0, linked ? 6 : 5);
   return [
     h("p", {}, linked ? "Every number above comes from these runs." : "Every number above comes from these runs. They do not lie beside this page, so here are their names and settings."),
-    data.cells.map((cell) => h("details", { class: "cell", id: anchor(cell.cohort, cell.method) },
+    data.cells.filter((cell) => state.cohort === ALL || cell.cohort === state.cohort).map((cell) => h("details", { class: "cell", id: anchor(cell.cohort, cell.method) },
       h("summary", {}, `${label(cell.method)}, ${cohortTitle(cell.cohort)} `, h("span", { class: cell.complete ? "soft" : "tag" }, `${cell.seeds} ${cell.seeds === 1 ? "seed" : "seeds"}, ${cell.state}`)),
       table(`Runs of ${label(cell.method)} on ${cohortTitle(cell.cohort)}`, columns, cell.runs),
       h("p", {}, "Settings; seed and fold vary:"), h("pre", { tabindex: 0 }, cell.settings))),
@@ -287,12 +291,15 @@ const SECTIONS = [
   ["maps", "Maps", each(maps)],
   ["runs", "Runs", runs],
 ].filter(([id]) => id !== "maps" || data.maps.length);
-const FIXED = new Set(["ranks", "runs"]);
+/** What a section depends on beside its own choices; without a change of it, what was opened in there stays open. */
+const KEYS = { ranks: () => "", runs: () => state.cohort };
 
 function draw(focus = null) {
   for (const [id, , part] of SECTIONS) {
     const inside = document.querySelector(`#${id} > div`);
-    if (FIXED.has(id) && inside.childElementCount) continue;
+    const key = KEYS[id]?.();
+    if (key !== undefined && inside.dataset.key === key) continue;
+    if (key !== undefined) inside.dataset.key = key;
     const named = inside.contains(document.activeElement) ? document.activeElement.name : null;
     inside.replaceChildren(...[part()].flat(Infinity).filter(Boolean));
     if (focus && named) inside.querySelector(`select[name="${named}"]`)?.focus();
@@ -320,6 +327,6 @@ let drawn = width();
 addEventListener("resize", () => {
   if (width() === drawn) return;
   drawn = width();
-  document.querySelector("#ranks > div").replaceChildren();
+  delete document.querySelector("#ranks > div").dataset.key;
   draw();
 });
