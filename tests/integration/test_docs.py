@@ -22,8 +22,6 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
-import numpy as np
-
 from medprism.checkpoint import load_method
 from medprism.cli import main
 from medprism.testing import DATAMODULE_CHECKS, METHOD_CHECKS
