@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import COHORT, fake_fit, finished, predictions_of, write_suite
+from fake_runs import COHORT, finished, predictions_of, write_suite
+from fake_worker import fake_fit
 from made_results import results_of
 from PIL import Image
 
