@@ -58,5 +58,14 @@ def test_a_suite_from_its_file_to_its_tables(tmp_path, monkeypatch, capsys):
             worst = [each["worst_cell"]["accuracy"]["value"] for each in own]
             assert summary.loc[(name, method, "accuracy"), "mean"] == pytest.approx(sum(accuracy) / 2, abs=1e-4)
             assert summary.loc[(name, method, "worst_cell/accuracy"), "mean"] == pytest.approx(sum(worst) / 2, abs=1e-4)
+    extras = pd.read_csv(results / "extras.csv").set_index(["method", "what"])["mean"]
+    for method in ("erm", "mimmx"):
+        assert 0 < extras[method, "trained parameters"] <= extras[method, "parameters"]
+        assert 0 < extras[method, "seconds per epoch"] < extras[method, "seconds"]
+    assert extras["mimmx", "parameters"] > extras["erm", "parameters"]
+    (results / "report.html").unlink()
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    assert {name: (results / name).read_bytes() for name in first} == first
+    assert "cohort" in (results / "report.html").read_text()
     text = first["summary.md"].decode()
     assert "`val/mean_cell/accuracy`" in text and "of mimmx)" in text and "balanced: head of stroke" in text
