@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test lint install results tables docs speed clean
+.PHONY: help run test benchmark lint install results tables docs speed clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -12,6 +12,9 @@ run: install ## train and test NeuroLIP on simulated connectomes; prints the res
 
 test: install ## all tests
 	$(BIN)/python -m pytest
+
+benchmark: install ## a short comparison of methods on embedded and simulated data; prints its tables
+	$(BIN)/medprism benchmark --config benchmarks/quick.yaml --workers 2
 
 lint: install ## ruff, its formatter, and mypy --strict
 	$(BIN)/ruff check .

@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "abide")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--suite", type=Path, default=HERE / "abide.yaml", help="what to compare")
+    parser.add_argument("--suite", type=Path, default=HERE / "abide_rows.yaml", help="what to compare")
     parser.add_argument("--only", nargs="+", help="names of variants; all, when left out")
     parser.add_argument("--tables", action="store_true", help="run nothing: write the tables of what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")

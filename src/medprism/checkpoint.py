@@ -15,6 +15,7 @@ import torch
 
 from medprism.encoders.trunks import without_pretrained_weights
 from medprism.method import Method
+from medprism.plugins import METHODS, load_plugins
 
 
 class CheckpointError(RuntimeError):
@@ -25,18 +26,20 @@ def load_method(path: str | Path, module: str | None = None) -> Method:
     """A ready model in evaluation mode, on the CPU, from a checkpoint alone.
 
     The file is read with `weights_only=True`: it holds tensors and plain values, and no code of it is run. Its class
-    is looked up by name among the methods that are imported; it never decides what to import.
+    is looked up by name among the methods that are imported, those of medprism and of packages that register theirs;
+    it never decides what to import.
 
     Args:
         path: a checkpoint that `lightning fit` or a `Trainer` wrote.
-        module: the module that defines the method, for methods outside of medprism, such as `my_method`; it may lie
-            in the working directory.
+        module: the module that defines the method, such as `my_method`, for one that no installed package registers;
+            it may lie in the working directory.
 
     Raises:
         CheckpointError: when the file is missing, damaged, or of an unknown class.
     """
     checkpoint = read_checkpoint(path)
     import_module("medprism.methods")
+    load_plugins(METHODS, Method)
     if module is not None:
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))

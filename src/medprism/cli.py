@@ -20,6 +20,7 @@ commands:
   test       measure on the test part: metrics.json, predictions.csv, figures
   predict    write predictions.csv alone
   benchmark  compare methods over cohorts and seeds: a suite of benchmarks/
+  new-method write the files of a method of your own: lightning new-method MyMethod
 
 examples:
   lightning fit --config configs/neurolip_simulated.yaml
@@ -59,6 +60,11 @@ def main(args: Sequence[str] | None = None) -> Any:
 
         status = benchmark(words[1:])
         return status if args is not None else sys.exit(min(1, status))
+    if words[:1] == ["new-method"]:
+        from medprism.scaffold.command import new_method
+
+        new_method(words[1:])
+        return None
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from medprism.commands import EXPLAINED, run
 

@@ -25,7 +25,11 @@ from medprism.data.errors import DataError
 from medprism.evaluation.evaluator import Evaluator
 from medprism.explain.figures import Figures
 from medprism.method import CohortMismatchError, Method, NonFiniteLossError
+from medprism.plugins import DATAMODULES, METHODS, load_plugins
 from medprism.runs import Resumable, RunRecord, new_run_folder, record_selection
+
+load_plugins(METHODS, Method)
+load_plugins(DATAMODULES, CohortDataModule)
 
 EXPLAINED = (DataError, CohortMismatchError, CheckpointError, NonFiniteLossError)
 """Errors whose message says what was wrong and what to do."""

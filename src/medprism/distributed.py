@@ -8,6 +8,9 @@ is never scaled by the world size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +70,22 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def process_group(rank: int, ranks: int, meeting: Path) -> Iterator[None]:
+    """Within it this process is one of several that talk over the CPU; for processes that no trainer started.
+
+    Args:
+        rank: number of this process, from 0.
+        ranks: number of processes.
+        meeting: a file that does not exist yet, the same for all, through which they find each other.
+    """
+    dist.init_process_group("gloo", init_method=f"file://{meeting.absolute()}", rank=rank, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def rows_of_all_ranks(n: int, device: torch.device) -> list[int]:

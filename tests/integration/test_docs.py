@@ -15,6 +15,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,11 +25,12 @@ import pytest
 
 from medprism.checkpoint import load_method
 from medprism.cli import main
+from medprism.testing import DATAMODULE_CHECKS, METHOD_CHECKS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md"))]
-PROGRAMS = ("lightning", "medprism", "make", "python", "source", "pip")
+PROGRAMS = ("lightning", "medprism", "torchrun", "srun", "make", "python", "source", "pip")
 SMALL = ["--data.init_args.subjects", "80", "--data.init_args.regions", "16", "--data.init_args.volumes", "40"]
 
 
@@ -53,19 +55,19 @@ def is_command(line: str) -> bool:
     return len(words) >= least and words[0] in PROGRAMS and words[-1] != "..."
 
 
-OWN = "adversarial.yaml"
-"""The config that own-method.md makes; its commands are in `test_own_method`."""
+OWN = {"method": "adversarial.yaml", "data": "my_data."}
+"""What own-method.md and own-data.md make; commands with it are in `test_own_method` and `test_own_data`."""
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
-LATER = [command for command in COMMANDS if "runs/" in command]
+LATER = [command for command in COMMANDS if "--ckpt_path" in command]
 """Those that go on from a run are in `test_a_trained_run_is_tested_and_predicted_with`."""
-PARSED = [command for command in COMMANDS if command not in LATER and OWN not in command]
+PARSED = [command for command in COMMANDS if command not in LATER and not any(own in command for own in OWN.values())]
 
 
 def test_every_fenced_block_is_known():
     """A block in another language would be run by nobody."""
     for page in PAGES:
         found = re.findall(r"^```(\S*)\n.*?^```", page.read_text(encoding="utf-8"), re.S | re.M)
-        assert set(found) <= {"bash", "python", "yaml", ""}, page
+        assert set(found) <= {"bash", "python", "yaml", "toml", ""}, page
 
 
 def test_commands_are_found():
@@ -80,6 +82,8 @@ def test_a_command_is_understood(command, monkeypatch, tmp_path):
     checks = {
         "lightning": lightning_parses,
         "medprism": lightning_parses,
+        "torchrun": lambda words, given: lightning_parses(words[words.index("medprism") + 1 :], given),
+        "srun": lambda words, given: lightning_parses(words[1:], given),
         "make": make_has_the_target,
         "python": script_parses,
         "source": lambda *_: None,  # the environment that `make install` makes
@@ -99,6 +103,9 @@ def lightning_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
             main([*words, *([] if ends else ["--print_config"])])
         assert not ended.value.code and said.getvalue()
+    elif words[0] == "new-method":
+        with tempfile.TemporaryDirectory() as folder:
+            main([*words, *([] if "--into" in words else ["--into", folder])])
     else:
         with contextlib.redirect_stdout(io.StringIO()) as said:
             main(words)
@@ -144,7 +151,9 @@ def test_own_method(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDPRISM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["lightning"])
-    (code,), (config,), (command,) = (blocks("own-method.md", kind) for kind in ("python", "yaml", "bash"))
+    (code, check), (config,), (command, scaffold) = (
+        blocks("own-method.md", kind) for kind in ("python", "yaml", "bash")
+    )
     body = [line for line in code.splitlines() if line.strip()]
     assert len(body) < 45
     assert len(body[body.index("class Reversal(Method):") :]) < 40
@@ -156,11 +165,38 @@ def test_own_method(tmp_path, monkeypatch):
     assert Path("run", "metrics.json").exists()
     logged = next(Path("run", "logs").rglob("metrics.csv")).read_text()
     assert "train/target" in logged and "train/adversary" in logged and "val/auroc" in logged
-    for other in (each for each in COMMANDS if OWN in each):
+    for other in (each for each in COMMANDS if OWN["method"] in each):
         lightning_parses(shlex.split(other)[1:], monkeypatch)
     sys.modules.pop("my_method")
     model = load_method("run/checkpoints/best.ckpt", module="my_method")
     assert model.hparams["strength"] == 0.3
+    space: dict = {}
+    exec(compile(check, "own-method.md", "exec"), space)
+    space["test_conformance"]()
+    main(scaffold.split()[1:])
+    assert Path("mymethod_suite.yaml").exists()
+
+
+def test_own_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    code, check = blocks("own-data.md", "python")
+    Path("my_data.py").write_text(code)
+    row = np.arange(40)
+    picture = np.random.default_rng(0).random((40, 16, 16))
+    np.savez("scans.npz", id=[f"s{k}" for k in row], image=picture, target=row % 2, sex=row // 2 % 2)
+    exec(compile(check, "own-data.md", "exec"), {})
+    assert "second_setup" in capsys.readouterr().out
+    for other in (each for each in COMMANDS if OWN["data"] in each):
+        lightning_parses(shlex.split(other)[1:], monkeypatch)
+    sys.modules.pop("my_data")
+
+
+def test_checks_are_all_in_the_guides():
+    for page, checks in (("own-method.md", METHOD_CHECKS), ("own-data.md", DATAMODULE_CHECKS)):
+        rows = [line for line in (DOCS / page).read_text().splitlines() if line.startswith("| `")]
+        named = {name for line in rows for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+        assert set(checks) <= named, page
 
 
 def test_a_trained_run_is_tested_and_predicted_with(tmp_path, monkeypatch):

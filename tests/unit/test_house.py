@@ -8,10 +8,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "medprism"
 FLOORS = [
-    {"cohort", "distributed"},
+    {"cohort", "distributed", "plugins", "scaffold"},
     {"losses", "dependence", "encoders", "terms"},
-    {"method", "data", "evaluation", "explain", "runs", "checkpoint", "testing"},
-    {"methods", "datamodules", "benchmark"},
+    {"method", "data", "evaluation", "explain", "runs", "checkpoint"},
+    {"methods", "datamodules", "benchmark", "testing"},
     {"commands"},
     {"cli", "__main__"},
 ]
@@ -26,6 +26,7 @@ NEIGHBOURS = {
     "runs": set(),
     "methods": set(),
     "datamodules": set(),
+    "testing": {"datamodules"},
     "encoders": set(),
     "losses": set(),
     "terms": set(),

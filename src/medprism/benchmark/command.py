@@ -8,11 +8,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 
-from medprism.benchmark.runner import Outcome, code_fingerprint, run_all, state_of
+from medprism.benchmark.backends import BACKENDS, BackendError, Request, backend_of
+from medprism.benchmark.runner import Backend, Fingerprints, Outcome, run_all, state_of
+from medprism.benchmark.search import choose, write_table
 from medprism.benchmark.suite import PLACE, Job, Suite, SuiteError
 
 
@@ -27,21 +31,40 @@ def benchmark(words: Sequence[str]) -> int:
     parser.add_argument("--data", type=Path, help="folder of data sets; cohorts that need one are left out without it")
     parser.add_argument("--runs", type=Path, help="folder of the runs; runs/benchmark/<suite> when left out")
     parser.add_argument("--results", type=Path, help="folder of the tables; <runs>/results when left out")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="local", help="what does the runs; this machine when left out"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="runs at a time; when left out one on this machine, and on a cluster as many as there is room for",
+    )
+    parser.add_argument("--cpus", type=int, default=1, help="processors of a run, on a cluster")
+    parser.add_argument(
+        "--gpus", type=int, help="GPUs of a run, on a cluster; one on a Ray cluster that has any, when left out"
+    )
+    parser.add_argument(
+        "--backend-option",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of ray.init, or of submitit: slurm_partition=gpu timeout_min=240",
+    )
     parser.add_argument("--cohorts", nargs="+", help="only these cohorts of the suite")
     parser.add_argument("--methods", nargs="+", help="only these methods of the suite")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and their state, and run nothing")
     parser.add_argument("--tables-only", action="store_true", help="run nothing, and write the tables of what is there")
-    parser.add_argument("--again", action="store_true", help="run again what finished with other code")
+    parser.add_argument("--again", action="store_true", help="run again what finished with other code or data")
     options = parser.parse_args(words)
     try:
         suite = Suite.read(options.config, options.data)
         every = suite.jobs()
     except SuiteError as error:
         parser.error(str(error))
-    if options.workers < 1:
-        parser.error(f"--workers is {options.workers}; expected at least 1")
+    for name in ("workers", "cpus"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            parser.error(f"--{name} is {number}; expected at least 1")
     runs = options.runs or Path("runs", "benchmark", suite.name)
     console = Console(stderr=True)
     if suite.without_data:
@@ -57,21 +80,31 @@ def benchmark(words: Sequence[str]) -> int:
     if not jobs:
         parser.error("no run is asked for: cohorts may need --data, and a method may be limited to other cohorts")
     if options.dry_run:
-        code = code_fingerprint()
-        _list([state_of(job, runs, code) for job in jobs], console, options.workers)
+        now = Fingerprints()
+        _list([state_of(job, runs, now) for job in jobs], console, options.workers or 1, suite.trials)
         return 0
+    try:
+        request = Request(options.workers, options.cpus, options.gpus, _pairs(options.backend_option))
+        backend = backend_of(options.backend, request)
+    except BackendError as error:
+        parser.error(str(error))
     from medprism.benchmark.tables import write  # before the runs, so that what ends them is the code that began them
 
     try:
         with _ended_by_sigterm():
-            failed = [] if options.tables_only else _run(jobs, runs, options.workers, options.again, console)
+            failed = [] if options.tables_only else _run(jobs, runs, backend, options.again, console)
+    except BackendError as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         console.print("Interrupted. Finished runs are kept: the same command goes on.")
         return 128 + signal.SIGINT
     data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
     command = f"lightning benchmark --config {options.config.as_posix()}{data}"
-    code = code_fingerprint()
-    text = write(suite, [state_of(job, runs, code) for job in every], options.results or runs / "results", command)
+    now = Fingerprints()
+    outcomes, results = [state_of(job, runs, now) for job in every], options.results or runs / "results"
+    text = write(suite, choose(outcomes), results, command)
+    if suite.trials > 1:
+        write_table(outcomes, results)
     Console().print(Markdown(text))
     return len(failed)
 
@@ -97,14 +130,25 @@ def _wanted(job: Job, options: argparse.Namespace) -> bool:
     )
 
 
-def _run(jobs: Sequence[Job], runs: Path, workers: int, again: bool, console: Console) -> list[Outcome]:
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """`["a=1", "b=x"]` as `{"a": 1, "b": "x"}`."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise BackendError(f"--backend-option {word}: expected KEY=VALUE, such as slurm_partition=gpu")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def _run(jobs: Sequence[Job], runs: Path, backend: Backend, again: bool, console: Console) -> list[Outcome]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     failed = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("runs", total=len(jobs))
-        for outcome in run_all(jobs, runs, workers, again):
+        for outcome in run_all(jobs, runs, backend, again):
             progress.advance(bar)
             if outcome.state == "failed":
                 failed.append(outcome)
@@ -114,16 +158,18 @@ def _run(jobs: Sequence[Job], runs: Path, workers: int, again: bool, console: Co
     return failed
 
 
-def _list(states: Sequence[Outcome], console: Console, workers: int) -> None:
+def _list(states: Sequence[Outcome], console: Console, workers: int, trials: int) -> None:
     """The runs, and an estimate of the time from the finished ones of the same cell, or of all."""
     known = [each.seconds for each in states if each.seconds and each.state != "failed"]
     missing, seconds = 0, 0.0
     for each in states:
-        print(f"{each.state:8} {each.job.name}")
+        settings = " ".join(f"{name}={value}" for name, value in each.job.settings.items())
+        print(f"{each.state:8} {each.job.name} {settings}".rstrip())
         if each.state in ("missing", "failed"):
             same = [o.seconds for o in states if o.seconds and _cell(o) == _cell(each)] or known
             missing, seconds = missing + 1, seconds + (sum(same) / len(same) if same else 0)
-    text = f"{len(states)} runs, {missing} to do"
+    among = f", {trials} trials of every method for each seed and fold" if trials > 1 else ""
+    text = f"{len(states)} runs{among}, {missing} to do"
     console.print(
         f"{text}, about {seconds / workers / 60:.0f} minutes" if known else f"{text}; no run to estimate from"
     )

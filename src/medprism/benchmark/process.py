@@ -30,7 +30,13 @@ _server: tuple[str, dict[str, str]] | None = None  # the code and environment wi
 
 
 def run_module(
-    words: Sequence[str], log: Path, lock: int, settings: Mapping[str, str], code: str, stop: threading.Event
+    words: Sequence[str],
+    log: Path,
+    lock: int,
+    settings: Mapping[str, str],
+    code: str,
+    stop: threading.Event,
+    device: str | None = None,
 ) -> tuple[int, int] | None:
     """What `python -m` does with these words, in a session of its own, so that Ctrl-C reaches it from here alone.
 
@@ -40,7 +46,8 @@ def run_module(
         lock: descriptor of a locked file; the process holds the lock as well.
         settings: environment variables, beside those of this process.
         code: fingerprint of the code; the process is forked only if the server has imported the same.
-        stop: ends the process, and those that it has started, when it is set.
+        stop: ends the process, and those that it has started, when it is set; so does an error here.
+        device: the GPU that the process may use, as CUDA_VISIBLE_DEVICES has it; those of this process when left out.
 
     Returns:
         Exit status (negative: the signal that killed it) and peak memory in the unit of `ru_maxrss`; None when stopped.
@@ -48,12 +55,16 @@ def run_module(
     """
     log.write_bytes(b"")
     memory = multiprocessing.RawValue("l", 0)
-    process = _start((list(words), log.absolute(), _Open(lock), memory), settings, code)
+    process = _start((list(words), log.absolute(), _Open(lock), memory, device), settings, code)
     stopped = False
-    while (status := _status(process)) is None:
-        if stop.wait(0.1):
-            stopped = True
-            _kill(process)
+    try:
+        while (status := _status(process)) is None:
+            if stop.wait(0.1):
+                stopped = True
+                _kill(process)
+    except BaseException:  # Ray and submitit interrupt a worker so
+        _kill(process)
+        raise
     if status == _LOST:
         _kill(process)
     with _lock:
@@ -82,8 +93,10 @@ def _start(args: tuple[Any, ...], settings: Mapping[str, str], code: str) -> Bas
         return fresh
 
 
-def _child(words: list[str], log: Path, lock: int, memory: Any) -> None:
+def _child(words: list[str], log: Path, lock: int, memory: Any, device: str | None) -> None:
     os.setsid()
+    if device is not None:  # only here, so that runs on different GPUs are forked from one server
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

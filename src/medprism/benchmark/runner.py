@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from medprism.benchmark.fingerprints import code_fingerprint, data_fingerprint
 from medprism.benchmark.process import run_module
 from medprism.benchmark.suite import Job
-from medprism.evaluation.evaluator import METRICS, PREDICTIONS
-from medprism.evaluation.predictions import write_whole
-
-_PARTS = tuple(
-    f"{part}/*.py" for part in ("data", "datamodules", "dependence", "encoders", "evaluation", "losses", "methods")
-)
 
 DONE, FAILED, CONFIG, LOG, LOCK = "done.json", "failed.json", "job.yaml", "log.txt", "lock"
+
+# As the evaluator has them; importing it takes seconds, which nobody who only starts a run need spend.
+PREDICTIONS, METRICS, SELECTION = "predictions.csv", "metrics.json", "selection.json"
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -38,8 +34,8 @@ class Outcome:
     Attributes:
         job: the job.
         folder: of the run.
-        state: `finished`, `kept` (it was finished before), `stale` (finished, but by other code), `failed`, or
-            `missing`.
+        state: `finished`, `kept` (it was finished before), `stale` (finished, but with other code or data), `failed`,
+            or `missing`.
         seconds: of the run.
         error: the last words of a failed run.
     """
@@ -51,27 +47,45 @@ class Outcome:
     error: str = ""
 
 
-def code_fingerprint() -> str:
-    """SHA-256 of the package's source as it is now, so that a run of other code shows as stale."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(file for part in ("*.py", *_PARTS) for file in root.glob(part)):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()
+Backend = Callable[[Sequence[Job], Path], Iterator[Outcome]]
+"""Does jobs, given the folder of all runs, and yields each outcome as it comes; see `medprism.benchmark.backends`."""
 
 
-def state_of(job: Job, runs: Path, code: str | None = None) -> Outcome:
+class Fingerprints:
+    """Of the code and of every job's data as they are now, each taken once."""
+
+    def __init__(self) -> None:
+        self.code = code_fingerprint()
+        self._data: dict[tuple[str, ...], str] = {}
+
+    def data(self, job: Job) -> str:
+        """The fingerprint of what a job reads."""
+        if job.reads not in self._data:
+            self._data[job.reads] = data_fingerprint(job.reads)
+        return self._data[job.reads]
+
+    def match(self, record: Mapping[str, Any], job: Job) -> bool:
+        """Whether a finished run is of this code and these data; older records say nothing about data."""
+        return bool(record["code"] == self.code and record.get("data", self.data(job)) == self.data(job))
+
+
+def made_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The code and data of a finished run; runs of which they differ are not averaged."""
+    return record["code"], record.get("data", "")
+
+
+def state_of(job: Job, runs: Path, now: Fingerprints | None = None) -> Outcome:
     """What a former command left of a job; `missing` where there is nothing.
 
     Args:
         job: the run.
         runs: folder of all runs.
-        code: the fingerprint of the code; taken now when left out.
+        now: the code and data; looked at now when left out.
     """
     folder = runs / job.name
     if (folder / DONE).exists():
         record = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        state = "kept" if record["code"] == (code or code_fingerprint()) else "stale"
+        state = "kept" if (now or Fingerprints()).match(record, job) else "stale"
         return Outcome(job, folder, state, record["seconds"])
     if (folder / FAILED).exists():
         record = json.loads((folder / FAILED).read_text(encoding="utf-8"))
@@ -79,34 +93,26 @@ def state_of(job: Job, runs: Path, code: str | None = None) -> Outcome:
     return Outcome(job, folder, "missing")
 
 
-def run_all(jobs: Sequence[Job], runs: Path, workers: int, again: bool = False) -> Iterator[Outcome]:
-    """Run what is missing or failed, several at a time; yields each outcome as it comes.
+def run_all(jobs: Sequence[Job], runs: Path, backend: Backend, again: bool = False) -> Iterator[Outcome]:
+    """Run what is missing or failed; yields each outcome as it comes.
 
     When it is interrupted, or no longer asked for outcomes, the runs that are under way are ended, and are missing.
 
     Args:
         jobs: the runs.
         runs: folder of all runs.
-        workers: processes at a time; each has one thread when there are several.
+        backend: does the runs.
         again: whether to run stale runs again.
     """
-    waiting, code = [], code_fingerprint()
+    waiting, now = [], Fingerprints()
     for job in jobs:
-        known = state_of(job, runs, code)
+        known = state_of(job, runs, now)
         if known.state == "kept" or (known.state == "stale" and not again):
             yield known
         else:
             waiting.append(job)
-    stop = threading.Event()
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(run, job, runs, workers, stop) for job in waiting]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True, wait=False)
-            raise
+    if waiting:
+        yield from backend(waiting, runs)
 
 
 def words_of(folder: Path) -> list[str]:
@@ -114,13 +120,20 @@ def words_of(folder: Path) -> list[str]:
     return ["medprism", "fit", "--config", str(folder / CONFIG), "--run_folder", str(folder)]
 
 
-def run(job: Job, runs: Path, workers: int = 1, stop: threading.Event | None = None) -> Outcome:
+def run(
+    job: Job,
+    runs: Path,
+    threads: int | None = None,
+    device: str | None = None,
+    stop: threading.Event | None = None,
+) -> Outcome:
     """One `lightning fit` in a process of its own; its words go to log.txt.
 
     Args:
         job: the run.
         runs: folder of all runs.
-        workers: runs at a time.
+        threads: of the process; as many as its libraries like when left out.
+        device: the GPU that the process may use; all that this process may when left out.
         stop: ends the process when it is set; the run is `missing` then.
     """
     stop = stop or threading.Event()
@@ -129,28 +142,40 @@ def run(job: Job, runs: Path, workers: int = 1, stop: threading.Event | None = N
     with (folder / LOCK).open("w") as lock:
         if not _locked(lock.fileno(), stop):
             return Outcome(job, folder, "missing")
-        code = code_fingerprint()  # of the code that the process imports
-        known = state_of(job, runs, code)
+        now = Fingerprints()  # of the code that the process imports, and the data that it reads
+        known = state_of(job, runs, now)
         if known.state == "kept":  # by another command, while this one waited
             return known
-        for old in (DONE, FAILED, PREDICTIONS, METRICS):
+        for old in (DONE, FAILED, PREDICTIONS, METRICS, SELECTION):
             (folder / old).unlink(missing_ok=True)
         (folder / CONFIG).write_text(yaml.safe_dump(dict(job.config), sort_keys=False), encoding="utf-8")
         started = time.perf_counter()
         settings = {"PYTHONUNBUFFERED": "1"}  # else an error would not be the last word in the log
-        settings |= {} if workers == 1 else dict.fromkeys(_THREADS, "1")
-        ended = run_module(words_of(folder), folder / LOG, lock.fileno(), settings, code, stop)
+        settings |= {} if threads is None else dict.fromkeys(_THREADS, str(threads))
+        ended = run_module(words_of(folder), folder / LOG, lock.fileno(), settings, now.code, stop, device)
         if ended is None:
             return Outcome(job, folder, "missing")
         status, memory = ended
         seconds = round(time.perf_counter() - started, 1)
-        record: dict[str, Any] = {"seconds": seconds, "code": code}
+        record: dict[str, Any] = {"seconds": seconds, "code": now.code, "data": now.data(job)}
         error = _error(status, folder)
         if error:
             _write(folder / FAILED, {**record, "error": error})
             return Outcome(job, folder, "failed", seconds, error)
         _write(folder / DONE, {**record, "peak_memory_mb": round(memory / 1024)})  # from kilobytes on Linux
         return Outcome(job, folder, "finished", seconds)
+
+
+def lost(job: Job, runs: Path, error: str) -> Outcome:
+    """What became of a job whose worker ended without a word; where nothing is known, that is recorded as a failure."""
+    known = state_of(job, runs)
+    if known.state != "missing":
+        return known
+    folder = runs / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    error = last_words(error)
+    _write(folder / FAILED, {"seconds": 0.0, "error": error})
+    return Outcome(job, folder, "failed", 0.0, error)
 
 
 def _locked(lock: int, stop: threading.Event) -> bool:
@@ -191,5 +216,6 @@ def last_words(log: str) -> str:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record)
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(record), encoding="utf-8")
+    part.replace(path)  # a reader sees all of it or nothing

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
-from medprism.benchmark.runner import DONE, Outcome
+from medprism.benchmark.runner import DONE, Outcome, made_of
 from medprism.cohort import Cohort
 from medprism.evaluation.bootstrap import CHUNK, cells_of, percentile_interval, resample_counts, statistic
 from medprism.evaluation.decisions import group, known_only
@@ -83,7 +83,7 @@ class Cell:
         outcomes: every run of the suite, also those that are missing.
         declared: what the cohort is; None where no seed is complete.
         runs: the runs of the seeds that are complete.
-        other_code: number of finished runs that are left out, as they are of other code than the rest.
+        other_code: number of finished runs that are left out, as they are of other code or data than the rest.
     """
 
     cohort: str
@@ -97,13 +97,14 @@ class Cell:
     def read(cls, cohort: str, method: str, outcomes: Sequence[Outcome]) -> Cell:
         """Read what is finished; a seed counts when all of its folds are there.
 
-        Runs of different code are not averaged: those of today's code count, or without any those of most runs.
+        Runs of different code or data are not averaged: those of today's count, or without any those of most runs.
         """
         finished = [o for o in outcomes if o.state in ("finished", "kept", "stale")]
-        codes = [json.loads((o.folder / DONE).read_text(encoding="utf-8"))["code"] for o in finished]
-        today = [code for o, code in zip(finished, codes, strict=True) if o.state != "stale"]
-        chosen = Counter(today or codes).most_common(1)[0][0] if codes else ""
-        usable = {o.job.name for o, code in zip(finished, codes, strict=True) if code == chosen}
+        made = [made_of(json.loads((o.folder / DONE).read_text(encoding="utf-8"))) for o in finished]
+        usable = {o.job.name for o in finished if o.state != "stale"}
+        if finished and not usable:
+            chosen = Counter(made).most_common(1)[0][0]
+            usable = {o.job.name for o, each in zip(finished, made, strict=True) if each == chosen}
         complete = [o for o in outcomes if all(p.job.name in usable for p in outcomes if p.job.seed == o.job.seed)]
         other = len(finished) - len(usable)
         if not complete:
@@ -118,8 +119,10 @@ class Cell:
         failed, missing = states.count("failed"), states.count("failed") + states.count("missing")
         parts = [f"{missing} of {len(states)} runs missing"] if missing else []
         parts += [f"{failed} failed"] if failed else []
-        parts += [f"{self.other_code} of {len(states)} runs left out: other code"] if self.other_code else []
-        parts += ["code has changed since"] if "stale" in states and not {"kept", "finished"} & set(states) else []
+        parts += [f"{self.other_code} of {len(states)} runs left out: other code or data"] if self.other_code else []
+        parts += (
+            ["code or data have changed since"] if "stale" in states and not {"kept", "finished"} & set(states) else []
+        )
         return "; ".join(parts) or "complete"
 
     @property

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from medprism.benchmark.grid import mistake, nested, points
 
 MODEL, DATA = "model", "data"
 PLACE = "{data}"
@@ -40,6 +42,8 @@ class Job:
         seed: seed of the split, of the weights and of the training order.
         fold: number of the test fold, or None without folds.
         config: the whole config of `lightning fit`, but for the folder of the run.
+        settings: what this trial of a search has beside the others, by dotted names; empty without a search.
+        reads: files and folders of the cohort; when one of them changes, the run is stale.
     """
 
     cohort: str
@@ -47,6 +51,8 @@ class Job:
     seed: int
     fold: int | None
     config: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
 
     @cached_property
     def name(self) -> str:
@@ -64,12 +70,16 @@ class Suite:
         name: name of the suite file.
         title: a sentence for tables.
         reference: the method that differences are taken to.
-        cohorts: name to `data` config (file or mapping), `folds`, `seeds`, and overrides of the whole config.
-        methods: name to `model` config (file or mapping), overrides, and optionally `cohorts` it is limited to.
+        cohorts: name to `data` config (file or mapping), `folds`, `seeds`, overrides of the whole config, and `reads`:
+            the files and folders whose change makes runs stale, those that `data` names when left out.
+        methods: name to `model` config (file or mapping), overrides, `for_cohort` overrides, a `grid` for a search, and
+            optionally `cohorts` it is limited to.
         seeds: seeds of every cell.
         common: config that every run has, such as trainer and checkpoint.
         shown: metrics in the Markdown table, for each test set.
         ceiling: a method, such as an oracle, of whose mean accuracy the Markdown table shows the shares; None for none.
+        trials: of each method, for every seed and fold; 1 without a search.
+        grid: values of settings by dotted names, to which those of a method are added or preferred.
         base: folder that paths in the suite are relative to.
         folder: folder of data sets, in place of `{data}` in the suite; cohorts that need it are left out without.
     """
@@ -85,6 +95,8 @@ class Suite:
     base: Path
     folder: Path | None = None
     ceiling: str | None = None
+    trials: int = 1
+    grid: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, folder: Path | None = None, base: Path | None = None) -> Suite:
@@ -116,6 +128,9 @@ class Suite:
         _check_names(path, content["cohorts"], content["methods"])
         for where, cell in {"the suite": content, **content["cohorts"]}.items():
             _check_seeds(path, where, cell)
+            _check_reads(path, where, cell)
+        search = content.get("search") or {}
+        _check_search(path, search, content["methods"])
         shown = content.get("shown", ("accuracy", "auroc"))
         if isinstance(shown, str) or not isinstance(content.get("common", {}), dict):
             raise SuiteError(f"{path}: shown is a list of metrics, and common a mapping")
@@ -131,6 +146,8 @@ class Suite:
             base=base or Path(),
             folder=folder,
             ceiling=content.get("ceiling"),
+            trials=search.get("trials", 1),
+            grid=search.get("grid", {}),
         )
 
     @property
@@ -139,7 +156,7 @@ class Suite:
         return [name for name, cell in self.cohorts.items() if self.folder is None and PLACE in json.dumps(cell)]
 
     def jobs(self) -> list[Job]:
-        """Every run of the suite, all methods of a seed before the next seed."""
+        """Every run of the suite, trials of a search among them, all methods of a seed before the next seed."""
         cells = [
             (seed, cohort, method)
             for seed in sorted({seed for name in self.cohorts for seed in self._seeds(name)})
@@ -149,7 +166,12 @@ class Suite:
             and cohort not in self.without_data
             and cohort in self.methods[method].get("cohorts", self.cohorts)
         ]
-        return [self._job(*cell, fold) for cell in cells for fold in self._folds(cell[1])]
+        return [
+            self._job(*cell, fold, settings)
+            for cell in cells
+            for fold in self._folds(cell[1])
+            for settings in self._settings(cell[2])
+        ]
 
     def _seeds(self, cohort: str) -> tuple[int, ...]:
         return tuple(self.cohorts[cohort].get("seeds", self.seeds))
@@ -158,16 +180,23 @@ class Suite:
         folds = self.cohorts[cohort].get("folds")
         return [None] if folds is None else list(range(folds))
 
-    def _job(self, seed: int, cohort: str, method: str, fold: int | None) -> Job:
+    def _settings(self, method: str) -> list[dict[str, Any]]:
+        grid = {**self.grid, **self.methods[method].get("grid", {})}
+        return points(grid, self.trials) if grid else [{}]
+
+    def _job(self, seed: int, cohort: str, method: str, fold: int | None, settings: Mapping[str, Any]) -> Job:
         cell, way = self.cohorts[cohort], self.methods[method]
         config = merged({"seed_everything": seed, **QUIET}, self._resolved(self.common))
         for part in (cell, way):
             config = merged(config, self._resolved({k: v for k, v in part.items() if k not in _OWN}))
         config = merged(config, self._resolved(way.get("for_cohort", {}).get(cohort, {})))
+        config = merged(config, nested(settings))
         data: dict[str, Any] = {"init_args": {"split_seed": seed}}
         if fold is not None:
             data["init_args"] |= {"split": "kfold", "folds": cell["folds"], "fold": fold}
-        return Job(cohort, method, seed, fold, self._placed(merged(config, {DATA: data})))
+        config = self._placed(merged(config, {DATA: data}))
+        reads = self._placed(cell["reads"]) if "reads" in cell else _paths(config[DATA])
+        return Job(cohort, method, seed, fold, config, settings, tuple(reads))
 
     def _placed(self, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -194,14 +223,23 @@ class Suite:
         return out
 
     def _file(self, name: str) -> dict[str, Any]:
-        path = self.base / name
-        if not path.is_file():
-            raise SuiteError(f"suite {self.name} names {name}, which is not there; paths are relative to {self.base}")
-        return _mapping(path)
+        if name not in self._read:
+            path = self.base / name
+            if not path.is_file():
+                raise SuiteError(
+                    f"suite {self.name} names {name}, which is not there; paths are relative to {self.base}"
+                )
+            self._read[name] = _mapping(path)
+        return self._read[name]
+
+    @cached_property
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """Files that were read already: hundreds of runs share a few."""
+        return {}
 
 
-_MORE = ("title", "seeds", "common", "shown", "ceiling")
-_OWN = ("folds", "seeds", "cohorts", "for_cohort", "label")
+_MORE = ("title", "seeds", "common", "shown", "ceiling", "search")
+_OWN = ("folds", "seeds", "cohorts", "for_cohort", "label", "grid", "reads")
 
 
 def _mapping(path: Path) -> dict[Any, Any]:
@@ -243,6 +281,38 @@ def _check_seeds(path: Path, where: str, cell: Mapping[str, Any]) -> None:
         raise SuiteError(f"{path}: seeds of {where} are {seeds}; give each seed once")
     if folds is not None and (type(folds) is not int or folds < 2):
         raise SuiteError(f"{path}: folds of {where} are {folds!r}; expected a whole number of at least 2")
+
+
+def _check_reads(path: Path, where: str, cell: Mapping[str, Any]) -> None:
+    reads = cell.get("reads", [])
+    if not isinstance(reads, list) or any(not isinstance(name, str) for name in reads):
+        raise SuiteError(f"{path}: reads of {where} are {reads!r}; expected a list of files and folders")
+
+
+def _check_search(path: Path, search: Any, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """Every method has as many trials as the others."""
+    if not search:
+        if wrong := [name for name, method in methods.items() if "grid" in method]:
+            raise SuiteError(f"{path}: {wrong} have a grid, and the suite has no search, such as search: {{trials: 4}}")
+        return
+    trials = search.get("trials") if isinstance(search, dict) else None
+    if type(trials) is not int or trials < 2 or set(search) - {"trials", "grid"}:
+        raise SuiteError(f"{path}: search is {search!r}; expected trials, at least 2, and perhaps a grid for all")
+    for name, method in methods.items():
+        own = method.get("grid", {})
+        shared = search.get("grid", {})
+        both = {**shared, **own} if isinstance(shared, dict) and isinstance(own, dict) else own
+        if why := mistake(both, trials):
+            raise SuiteError(f"{path}: the grid of method '{name}' {why}")
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Files and folders that are named in a config and are there."""
+    if isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _paths(item)
+    elif isinstance(value, str) and Path(value).expanduser().exists():
+        yield value
 
 
 def merged(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

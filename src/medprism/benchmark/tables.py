@@ -79,10 +79,15 @@ def _header(suite: Suite, outcomes: Sequence[Outcome], command: str) -> str:
     rules = {o.job.config.get("checkpoint", {}).get("monitor", "val/auroc") for o in outcomes}
     chosen = " or ".join(f"`{rule}`" for rule in sorted(rules))
     ceiling = f" (.9 of {suite.ceiling}): share of its mean on the same set." if suite.ceiling else ""
+    search = (
+        f" Settings are chosen in the same way, of {suite.trials} trials of every method for each seed and fold."
+        if suite.trials > 1
+        else ""
+    )
     return (
         f"Written by `{command}`. {suite.title} Mean over seeds ± standard deviation (ddof 1), "
         f"[95 % bootstrap interval over subjects].{ceiling} Epochs are chosen by {chosen} on the validation part; "
-        "nothing is chosen on a test part."
+        f"nothing is chosen on a test part.{search}"
     )
 
 

@@ -1,13 +1,11 @@
-"""Runs that cost nothing: a suite whose `lightning fit` is a script of milliseconds, and folders written by hand."""
+"""Runs that cost nothing: a suite for the script of `fake_worker`, and folders written by hand."""
 
 import json
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from medprism.benchmark import process, runner
 from medprism.benchmark.runner import Outcome
 from medprism.benchmark.suite import Job
 from medprism.cohort import Cohort, Factor
@@ -21,53 +19,6 @@ COHORT = Cohort(
     attributes=(Factor("sex", ("female", "male"), role="sensitive"), Factor("site", ("A", "B"))),
     simulated=True,
 )
-
-FIT = """
-import json, os, random, sys, time, yaml
-folder = sys.argv[1]
-config = yaml.safe_load(open(f"{folder}/job.yaml"))
-model = config["model"]
-print("begins", flush=True)
-open(f"{folder}/started", "a").write("x")
-if model.get("exit") is not None:
-    print("unflushed words", file=sys.stdout)
-    print("ValueError: the scanner is on fire:", "  call the fire brigade", sep="\\n", file=sys.stderr)
-    sys.exit(model["exit"])
-if model.get("signal"):
-    os.kill(os.getpid(), model["signal"])
-if model.get("silent"):
-    sys.exit(0)
-time.sleep(model.get("sleep", 0))
-draw = random.Random(f"{model['name']} {config['seed_everything']} {config['data']['init_args'].get('fold')}")
-open(f"{folder}/cohort.json", "w").write(model["cohort"])
-fold = config["data"]["init_args"].get("fold", 0)
-with open(f"{folder}/predictions.csv", "w") as file:
-    print("stage,id,subject,target,prob_control,prob_case,predicted,sex,site,sets", file=file)
-    for k in range(24):
-        p = draw.random()
-        target, predicted = ("control", "case")[k % 2], ("control", "case")[p > 0.5]
-        row = ["test", f"s{fold}_{k}", f"s{fold}_{k}", target, 1 - p, p, predicted,
-               ("female", "male")[k // 2 % 2], ("A", "B")[k // 4 % 2], ("same", "inverted")[k % 3 == 0]]
-        print(*row, sep=",", file=file)
-heads = {"heads": {"sex": {"accuracy": {"value": draw.random(), "low": None, "high": None}, "n": 24}}}
-threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-metrics = {**heads, "threads": threads, "sets": {"same": heads, "inverted": heads}}
-with open(f"{folder}/metrics.json", "w") as file:
-    json.dump({"test": metrics}, file)
-"""
-
-
-def fake_fit(monkeypatch, tmp_path: Path) -> None:
-    """Let runs be the script above, in a working directory of their own."""
-    (tmp_path / "fake_fit.py").write_text(FIT)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(runner, "words_of", lambda folder: ["fake_fit", str(folder)])
-    monkeypatch.setattr(process, "PRELOADED", [])
-    # a server of an earlier test would be no child of a process that this one forks
-    forkserver._forkserver._stop()
-    monkeypatch.setattr(process, "_server", None)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 
 def write_suite(path: Path, methods: dict | None = None, **changes) -> Path:

@@ -166,12 +166,12 @@ def test_runs_of_different_code_are_never_mixed(tmp_path):
         return Cell.read("made", "erm", made)
 
     cell = mixed("a", "oon", "n")
-    assert [run.seed for run in cell.runs] == [2] and cell.state == "2 of 3 runs left out: other code"
+    assert [run.seed for run in cell.runs] == [2] and cell.state == "2 of 3 runs left out: other code or data"
     cell = mixed("b", "pooq", "n")
     assert [run.seed for run in cell.runs] == [1, 2]
-    assert cell.state == "2 of 4 runs left out: other code; code has changed since"
+    assert cell.state == "2 of 4 runs left out: other code or data; code or data have changed since"
     cell = mixed("c", "oo", "n")
-    assert len(cell.runs) == 2 and cell.state == "code has changed since"
+    assert len(cell.runs) == 2 and cell.state == "code or data have changed since"
     assert mixed("d", "nn", "n").state == "complete"
 
 

@@ -69,7 +69,7 @@ def test_incomplete_cells_are_marked(tmp_path):
     text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 9)
     assert row_of(text, "ERM")[:2] == ["ERM (1 of 2 runs missing)", "1"]
     assert row_of(text, "other")[:3] == ["other", "0", "2 of 2 runs missing; 1 failed"]
-    assert row_of(text, "oracle")[0] == "oracle (code has changed since)"
+    assert row_of(text, "oracle")[0] == "oracle (code or data have changed since)"
     assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["method"]) == {"erm", "oracle"}
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1

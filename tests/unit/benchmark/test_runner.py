@@ -1,3 +1,4 @@
+import inspect
 import json
 import multiprocessing
 import os
@@ -6,11 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_fit, write_suite
+from fake_runs import write_suite
+from fake_worker import fake_fit
 
-from medprism.benchmark import command, runner
-from medprism.benchmark.runner import last_words, run, run_all, state_of
-from medprism.benchmark.suite import Suite
+from medprism.benchmark import command, fingerprints, runner
+from medprism.benchmark.backends.local import Local, visible_devices
+from medprism.benchmark.runner import last_words, lost, run, run_all, state_of
+from medprism.benchmark.statistics import Cell
+from medprism.benchmark.suite import Suite, SuiteError
 
 RUNS = Path("runs")
 
@@ -25,7 +29,7 @@ def jobs_of(folder: Path, **suite):
 
 
 def states(jobs, workers=1, again=False) -> list[str]:
-    found = {outcome.job.name: outcome.state for outcome in run_all(jobs, RUNS, workers, again)}
+    found = {outcome.job.name: outcome.state for outcome in run_all(jobs, RUNS, Local(workers), again)}
     return [found[job.name] for job in jobs]
 
 
@@ -47,7 +51,7 @@ def test_finished_runs_are_kept_and_failed_ones_stop_nobody(tmp_path):
     assert errors["idle"] == "ended without predictions.csv and metrics.json; a suite needs test_after_fit: true"
     kept = {job.name: (RUNS / job.name / "predictions.csv").stat() for job in jobs if job.method == "erm"}
     record = json.loads((RUNS / jobs[0].name / "done.json").read_text())
-    assert record["code"] == runner.code_fingerprint() and record["peak_memory_mb"] > 1 and record["seconds"] >= 0
+    assert record["code"] == fingerprints.code_fingerprint() and record["peak_memory_mb"] > 1 and record["seconds"] >= 0
     assert states(jobs) == ["kept" if wanted[job.method] == "finished" else "failed" for job in jobs]
     for name, stat in kept.items():
         assert (RUNS / name / "predictions.csv").stat().st_mtime_ns == stat.st_mtime_ns
@@ -85,14 +89,101 @@ def test_the_code_is_that_of_the_start_of_a_run(tmp_path, monkeypatch):
 def test_the_fingerprint_sees_a_change_of_the_source_at_once(monkeypatch, tmp_path):
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "mine.py").write_text("a = 1")
-    monkeypatch.setattr(runner, "__file__", str(tmp_path / "benchmark" / "runner.py"))
-    before = runner.code_fingerprint()
-    assert runner.code_fingerprint() == before
+    monkeypatch.setattr(fingerprints, "__file__", str(tmp_path / "benchmark" / "fingerprints.py"))
+    before = fingerprints.code_fingerprint()
+    assert fingerprints.code_fingerprint() == before
     (tmp_path / "methods" / "mine.py").write_text("a = 2")
-    changed = runner.code_fingerprint()
+    changed = fingerprints.code_fingerprint()
     (tmp_path / "benchmark").mkdir()
     (tmp_path / "benchmark" / "tables.py").write_text("b = 1")  # tables change no run
-    assert before != changed == runner.code_fingerprint()
+    assert before != changed == fingerprints.code_fingerprint()
+
+
+def test_runs_of_other_data_are_stale_and_are_never_averaged_with_those_of_today(tmp_path):
+    made = {"folds": 2, "data": {"class_path": "Made", "init_args": {"root": "scans", "size": 3, "plane": "axial"}}}
+    scans = tmp_path / "scans" / "site"
+    scans.mkdir(parents=True)
+    (scans / "a.nii").write_text("a")
+    jobs = jobs_of(tmp_path, cohorts={"made": made}, methods={"erm": {}})
+    assert {job.reads for job in jobs} == {("scans",)}
+    assert states(jobs) == ["finished"] * 4 and states(jobs) == ["kept"] * 4
+    (scans / "b.nii").write_text("b")
+    assert states(jobs) == ["stale"] * 4
+    assert benchmark(tmp_path, "--seeds", "1", "--again") == 0
+    assert states(jobs) == ["stale", "stale", "kept", "kept"]
+    cell = Cell.read("made", "erm", [state_of(job, RUNS) for job in jobs])
+    assert [run.seed for run in cell.runs] == [1, 1] and cell.state == "2 of 4 runs left out: other code or data"
+    old = json.loads((RUNS / jobs[0].name / "done.json").read_text())
+    del old["data"]  # a record of before data were watched
+    (RUNS / jobs[0].name / "done.json").write_text(json.dumps(old))
+    assert state_of(jobs[0], RUNS).state == "kept"
+
+
+def test_what_is_read_can_be_named(tmp_path):
+    Path("all", "mine").mkdir(parents=True)
+    data = {"class_path": "Made", "init_args": {"root": "{data}"}}
+    write_suite(tmp_path / "made.yaml", cohorts={"made": {"data": data, "reads": ["{data}/mine"]}})
+    job = Suite.read(tmp_path / "made.yaml", Path("all")).jobs()[0]
+    assert job.reads == ("all/mine",) and "reads" not in job.config
+    run(job, RUNS)
+    Path("all", "other.txt").write_text("x")
+    assert state_of(job, RUNS).state == "kept"
+    Path("all", "mine", "one.txt").write_text("x")
+    assert state_of(job, RUNS).state == "stale"
+    write_suite(tmp_path / "made.yaml", cohorts={"made": {"data": data, "reads": "mine"}})
+    with pytest.raises(SuiteError, match="reads of made are 'mine'; expected a list"):
+        Suite.read(tmp_path / "made.yaml")
+
+
+def test_the_fingerprint_of_data_sees_names_sizes_and_times_of_files():
+    folder = Path("scans")
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    (folder / "gone").symlink_to("nowhere")
+    seen = [fingerprints.data_fingerprint(["scans"])]
+    assert fingerprints.data_fingerprint(["scans"]) == seen[0] != fingerprints.data_fingerprint(["scans/a"])
+    for change in (
+        lambda: (folder / "a").write_text("12"),
+        lambda: os.utime(folder / "a", ns=(0, 5)),
+        lambda: (folder / "a").rename(folder / "b"),
+    ):
+        change()
+        seen.append(fingerprints.data_fingerprint(["scans"]))
+    assert len(set(seen)) == 4
+    assert fingerprints.data_fingerprint([]) == ""
+
+
+def test_the_files_of_a_run_are_those_that_a_run_writes():
+    from medprism.evaluation import evaluator
+    from medprism.runs import record_selection
+
+    assert (runner.PREDICTIONS, runner.METRICS) == (evaluator.PREDICTIONS, evaluator.METRICS)
+    assert runner.SELECTION in inspect.getsource(record_selection)
+
+
+def test_a_worker_that_ended_without_a_word_leaves_a_failure_unless_the_run_is_done(tmp_path):
+    first, second = jobs_of(tmp_path)[:2]
+    assert lost(first, RUNS, "a\nOSError: node lost").state == "failed"
+    assert state_of(first, RUNS).error == "OSError: node lost"
+    run(second, RUNS)
+    assert lost(second, RUNS, "node lost").state == "kept" and state_of(second, RUNS).state == "kept"
+
+
+def test_each_of_several_workers_has_a_gpu_of_its_own_where_there_are_any(tmp_path, monkeypatch):
+    def devices(workers: int, folder: str) -> list[str | None]:
+        list(run_all(jobs, Path(folder), Local(workers)))
+        return [json.loads((Path(folder) / j.name / "metrics.json").read_text())["test"]["device"] for j in jobs]
+
+    jobs = jobs_of(tmp_path, methods={"erm": {"sleep": 0.3}})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
+    assert sorted(set(devices(2, "two"))) == ["3", "GPU-a"]
+    assert visible_devices() == ["GPU-a", "3"]
+    assert set(devices(1, "one")) == {"GPU-a, 3"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert set(devices(2, "none")) == {""} and visible_devices() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_devices() == ["0", "1"]
 
 
 def test_a_half_written_folder_is_run_again_from_nothing(tmp_path):
@@ -222,7 +313,10 @@ def test_the_command_lists_and_chooses_runs_and_says_what_is_wrong(tmp_path, cap
         (["--methods", "ermm"], "the suite has no methods ['ermm']; it has ['erm', 'bad']"),
         (["--cohorts", "x"], "the suite has no cohorts"),
         (["--seeds", "7"], "the suite has no seeds [7]; it has [0, 1]"),
-        (["--workers", "0"], "expected at least 1"),
+        (["--workers", "0"], "--workers is 0; expected at least 1"),
+        (["--cpus", "0"], "--cpus is 0; expected at least 1"),
+        (["--cpus", "2"], "the local backend has --workers alone"),
+        (["--backend-option", "a"], "--backend-option a: expected KEY=VALUE"),
         (["--config", "gone.yaml"], "there is no suite gone.yaml"),
     ):
         with pytest.raises(SystemExit):

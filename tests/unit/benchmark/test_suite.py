@@ -159,12 +159,34 @@ def test_names_of_jobs_are_readable_stable_and_differ_with_every_argument(tmp_pa
         assert suite_of(tmp_path, **changes).jobs()[0].name == plain
 
 
-@pytest.mark.parametrize("name", ["digits", "shortcuts"])
+@pytest.mark.parametrize("name", ["digits", "shortcuts", "quick", "cross"])
 def test_shipped_suites_can_be_read(name):
     suite = Suite.read(BENCHMARKS / f"{name}.yaml", Path("DATA"), base=BENCHMARKS.parent)
     jobs = suite.jobs()
     assert len({job.name for job in jobs}) == len(jobs)
     assert {job.config["checkpoint"]["monitor"] for job in jobs} == {"val/mean_cell/accuracy"}
+
+
+def test_the_suite_of_abide_is_the_rows_of_the_committed_results():
+    configs = BENCHMARKS.parent / "configs"
+    suite = Suite.read(BENCHMARKS / "abide.yaml", Path("DATA"), base=BENCHMARKS.parent)
+    found = {job.method: job.config for job in suite.jobs() if (job.seed, job.fold) == (1, 2)}
+    rows = yaml.safe_load((BENCHMARKS / "abide_rows.yaml").read_text())["trained"]
+    assert set(found) == set(rows)
+    for name, row in rows.items():
+        experiment = yaml.safe_load((BENCHMARKS.parent / row["config"]).read_text())
+        overlay = yaml.safe_load((BENCHMARKS.parent / row["overlay"]).read_text()) if "overlay" in row else {}
+        for key in ("model", "data", "trainer"):
+            content = yaml.safe_load((configs / experiment[key]).read_text())
+            over = overlay.get(key, {})
+            wanted = merged(content, over)
+            if "encoder_options" in over.get("init_args", {}):  # on the command line an option replaces the whole
+                wanted["init_args"]["encoder_options"] = over["init_args"]["encoder_options"]
+            wanted.get("init_args", {}).update({"root": "DATA", "split_seed": 1, "fold": 2} if key == "data" else {})
+            ours = {k: v for k, v in found[name][key].items() if key != "trainer" or k in wanted}
+            assert ours == wanted, (name, key)
+        assert found[name]["early_stopping"] == experiment["early_stopping"]
+    assert {job.reads for job in suite.jobs()} == {("DATA/ABIDE_pcp",)}
 
 
 def test_the_suite_of_digits_is_the_shipped_experiments():

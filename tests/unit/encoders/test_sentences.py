@@ -170,29 +170,9 @@ def test_frozen_state_needs_no_language_model() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- Hugging Face
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "small", "left", "effusion", "no", "heart", "the", "."]
-
-
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny BERT at random, with a tokenizer of a few words."""
-    transformers = pytest.importorskip("transformers", reason='needs pip install "medprism[huggingface]"')
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=12,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=8,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+def bert(tiny_bert: Callable[[list[str]], Path]) -> Path:
+    return tiny_bert(["small", "left", "effusion", "no", "heart", "the", "."])
 
 
 def hidden_states(folder: Path, texts: list[str]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,27 +104,9 @@ def test_own_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- Hugging Face
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "autism", "spectrum", "disorder", "healthy", "control", "site"]
-
-
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny BERT at random, with a tokenizer of a few words."""
-    transformers = pytest.importorskip("transformers", reason='needs pip install "medprism[huggingface]"')
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=12,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=8,
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+def bert(tiny_bert: Callable[[list[str]], Path]) -> Path:
+    return tiny_bert(["autism", "spectrum", "disorder", "healthy", "control", "site"])
 
 
 def hidden_states(folder: Path, phrase: str) -> tuple[list[str], tuple[Tensor, ...]]:

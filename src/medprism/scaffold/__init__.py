@@ -1,0 +1,1 @@
+"""`lightning new-method`: the files of a new method, from templates."""

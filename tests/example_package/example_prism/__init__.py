@@ -1,0 +1,1 @@
+"""A method and a cohort for medprism, registered by entry points."""
