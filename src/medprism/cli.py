@@ -20,6 +20,7 @@ commands:
   test       measure on the test part: metrics.json, predictions.csv, figures
   predict    write predictions.csv alone
   benchmark  compare methods over cohorts and seeds: a suite of benchmarks/
+  report     rebuild the tables and the page of a suite without training
   new-method write the files of a method of your own: lightning new-method MyMethod
 
 examples:
@@ -65,6 +66,11 @@ def main(args: Sequence[str] | None = None) -> Any:
 
         new_method(words[1:])
         return None
+    if words[:1] == ["report"]:
+        from medprism.benchmark.report import report
+
+        status = report(words[1:])
+        return status if args is not None else sys.exit(status)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from medprism.commands import EXPLAINED, run
 

@@ -26,7 +26,7 @@ from medprism.evaluation.evaluator import Evaluator
 from medprism.explain.figures import Figures
 from medprism.method import CohortMismatchError, Method, NonFiniteLossError
 from medprism.plugins import DATAMODULES, METHODS, load_plugins
-from medprism.runs import Resumable, RunRecord, new_run_folder, record_selection
+from medprism.runs import Resumable, RunRecord, new_run_folder, record_cost, record_selection
 
 load_plugins(METHODS, Method)
 load_plugins(DATAMODULES, CohortDataModule)
@@ -135,6 +135,7 @@ class CommandLine(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
             record_selection(folder, chosen)
+            record_cost(self.trainer, self.model)
             lines = [f"Run: {folder}"]
             if any(callback.written for callback in self.trainer.callbacks if isinstance(callback, Figures)):  # type: ignore[attr-defined]
                 lines.append(f"Figures: {folder / 'figures'}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import time
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +24,9 @@ from medprism.cohort import Cohort
 
 _PACKAGES = ("medprism", "torch", "lightning", "torchmetrics", "torch-geometric", "open_clip_torch", "nilearn",
              "fairlearn", "scikit-learn", "numpy", "pandas")  # fmt: skip
+
+COST = "cost.json"
+"""What a training cost: `parameters`, `trained_parameters`, and the median `seconds_per_epoch`."""
 
 
 def new_run_folder(method: str, cohort: str) -> Path:
@@ -75,10 +80,14 @@ class Resumable(pl.Callback):
     Args:
         folder: folder of `last.ckpt`.
         seed: seed of the run.
+
+    Attributes:
+        seconds: of each epoch with its validation, without the saving; of this process alone.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.path, self.seed = folder / "last.ckpt", seed
+        self._began, self.seconds = 0.0, list[float]()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An interruption within the first epoch can go on from here."""
@@ -86,10 +95,12 @@ class Resumable(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed this epoch; ranks draw different dropout."""
+        self._began = time.perf_counter()
         torch.manual_seed(self.seed + 1_000_003 * (trainer.current_epoch + 1) + 7919 * trainer.global_rank)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after the epoch."""
+        self.seconds.append(time.perf_counter() - self._began)
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -105,6 +116,19 @@ def record_selection(folder: Path, checkpoint: object) -> None:
         chosen = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": float(checkpoint.best_model_score)}
         path = os.path.relpath(checkpoint.best_model_path, folder)
         _write_json(folder / "selection.json", {**chosen, "checkpoint": path})
+
+
+def record_cost(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+    """Write cost.json beside the other records of a training."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    cost: dict[str, Any] = {
+        "parameters": sum(size for size, _ in sizes),
+        "trained_parameters": sum(size for size, trained in sizes if trained),
+    }
+    seconds = [each for callback in trainer.callbacks if isinstance(callback, Resumable) for each in callback.seconds]  # type: ignore[attr-defined]
+    if seconds:
+        cost["seconds_per_epoch"] = round(statistics.median(seconds), 4)
+    _write_json(Path(trainer.default_root_dir) / COST, cost)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

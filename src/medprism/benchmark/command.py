@@ -16,12 +16,11 @@ from rich.markdown import Markdown
 
 from medprism.benchmark.backends import BACKENDS, BackendError, Request, backend_of
 from medprism.benchmark.runner import Backend, Fingerprints, Outcome, run_all, state_of
-from medprism.benchmark.search import choose, write_table
 from medprism.benchmark.suite import PLACE, Job, Suite, SuiteError
 
 
 def benchmark(words: Sequence[str]) -> int:
-    """Run what is missing of a suite, then write its tables; the number of failed runs decides the status."""
+    """Run what is missing of a suite, then write its tables and page; the number of failed runs decides the status."""
     parser = argparse.ArgumentParser(
         "lightning benchmark",
         description="Runs methods x cohorts x seeds x folds of a suite, each in its own process, and writes tables. "
@@ -88,8 +87,13 @@ def benchmark(words: Sequence[str]) -> int:
         backend = backend_of(options.backend, request)
     except BackendError as error:
         parser.error(str(error))
-    from medprism.benchmark.tables import write  # before the runs, so that what ends them is the code that began them
+    # before the runs, so that what ends them is the code that began them
+    from medprism.benchmark.collect import write
+    from medprism.benchmark.plan import Plan
 
+    data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
+    plan = Plan.of(suite, f"lightning benchmark --config {options.config.as_posix()}{data}")
+    plan.save(runs)
     try:
         with _ended_by_sigterm():
             failed = [] if options.tables_only else _run(jobs, runs, backend, options.again, console)
@@ -98,14 +102,10 @@ def benchmark(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         console.print("Interrupted. Finished runs are kept: the same command goes on.")
         return 128 + signal.SIGINT
-    data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
-    command = f"lightning benchmark --config {options.config.as_posix()}{data}"
-    now = Fingerprints()
-    outcomes, results = [state_of(job, runs, now) for job in every], options.results or runs / "results"
-    text = write(suite, choose(outcomes), results, command)
-    if suite.trials > 1:
-        write_table(outcomes, results)
+    now, results = Fingerprints(), options.results or runs / "results"
+    text = write(plan, [state_of(job, runs, now) for job in every], results)
     Console().print(Markdown(text))
+    console.print(f"Page: {results / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return len(failed)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
+from medprism.benchmark.results import COLUMNS, COMPLETE, EXTRA_COLUMNS, GROUP_COLUMNS, ORDER, WHOLE
 from medprism.benchmark.runner import DONE, Outcome, made_of
 from medprism.cohort import Cohort
 from medprism.evaluation.bootstrap import CHUNK, cells_of, percentile_interval, resample_counts, statistic
@@ -24,13 +25,7 @@ from medprism.evaluation.decisions import group, known_only
 from medprism.evaluation.predictions import Array, Predictions
 from medprism.evaluation.weighted import Path as Metric
 from medprism.evaluation.weighted import Statistic
-
-WHOLE = "test"
-"""Name of the whole test part, beside the names of test sets."""
-
-COLUMNS = ("cohort", "set", "method", "metric", "seeds", "samples", "subjects", "mean", "sd", "low", "high",
-           "difference", "difference low", "difference high", "p", "p holm")  # fmt: skip
-EXTRA_COLUMNS = ("cohort", "method", "what", "runs", "mean", "sd")
+from medprism.runs import COST
 
 Drawn = dict[int, dict[Metric, Array]]
 """Seed to metric to its values, one a resample."""
@@ -41,23 +36,27 @@ class Run:
     """A finished run.
 
     Attributes:
+        name: its folder within the folder of the runs.
         seed: its seed.
         predictions: of the test part.
         sets: test set to the ids in it.
         metrics: nested metrics of the test, as metrics.json holds them.
         record: what done.json holds: `seconds`, `peak_memory_mb`, `code`.
+        cost: what cost.json holds: `parameters`, `trained_parameters`, `seconds_per_epoch`; nothing in older runs.
     """
 
+    name: str
     seed: int
     predictions: Predictions
     sets: Mapping[str, frozenset[str]]
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]
+    cost: Mapping[str, float]
 
     @classmethod
     def read(cls, outcome: Outcome, cohort: Cohort) -> Run:
         """Read the folder of a run."""
-        path = outcome.folder / "predictions.csv"
+        path, cost = outcome.folder / "predictions.csv", outcome.folder / COST
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         table = table[table["stage"] == "test"]
         sets: dict[str, set[str]] = {}
@@ -65,11 +64,13 @@ class Run:
             for one in filter(None, joined.split(";")):
                 sets.setdefault(one, set()).add(name)
         return cls(
+            outcome.job.name,
             outcome.job.seed,
             Predictions.load(path, "test", cohort),
             {name: frozenset(ids) for name, ids in sets.items()},
             json.loads((outcome.folder / "metrics.json").read_text(encoding="utf-8"))["test"],
             json.loads((outcome.folder / DONE).read_text(encoding="utf-8")),
+            json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else {},
         )
 
 
@@ -123,7 +124,7 @@ class Cell:
         parts += (
             ["code or data have changed since"] if "stale" in states and not {"kept", "finished"} & set(states) else []
         )
-        return "; ".join(parts) or "complete"
+        return "; ".join(parts) or COMPLETE
 
     @property
     def evaluator(self) -> Mapping[str, Any]:
@@ -147,9 +148,6 @@ class Cell:
         """Names of the test sets in their order; the whole test part where there are none."""
         names = list(dict.fromkeys(name for run in self.runs for name in run.sets))
         return sorted(names, key=lambda n: (n not in ORDER, ORDER.index(n) if n in ORDER else 0, n)) or [WHOLE]
-
-
-ORDER = ("same", "inverted", "balanced", "native")
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -202,15 +200,12 @@ class BySeed:
 
     def __call__(self, counts: Array) -> Drawn:
         """The metrics of each seed for `(b, S)` counts, `(b,)` each; NaN where a resample does not define one."""
-        return {
-            seed: {path: values for path, values in part(counts).items() if _shown(path)}
-            for seed, part in self.parts.items()
-        }
+        return {seed: part(counts) for seed, part in self.parts.items()}
 
 
-def _shown(path: Metric) -> bool:
-    """Headline numbers, gaps and worst groups, not the numbers of single groups."""
-    return path[1:2] != ("groups",)
+def _of_a_group(path: Metric) -> bool:
+    """Whether a number is that of a single group, and no headline, gap or worst group."""
+    return path[1:2] == ("groups",)
 
 
 def _stacked(drawn: Drawn) -> dict[Metric, Array]:
@@ -220,7 +215,9 @@ def _stacked(drawn: Drawn) -> dict[Metric, Array]:
     return {path: np.stack([each[path] for each in drawn.values()]) for path in common}
 
 
-def compare(cells: Sequence[Cell], reference: str, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def compare(
+    cells: Sequence[Cell], reference: str, resamples: int = 1000, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The statistics of all methods on one cohort.
 
     Args:
@@ -233,8 +230,9 @@ def compare(cells: Sequence[Cell], reference: str, resamples: int = 1000, seed: 
         Long table: `cohort`, `set`, `method`, `metric`, `seeds`, `samples` (mean over seeds), `subjects`, `mean`, `sd`
         over seeds (ddof 1), `low` and `high` (95 %, over subjects), and over the seeds that both have the `difference`
         to the reference with its interval, p and Holm-corrected p. A metric that a seed does not define is left out.
+        And a table of the same numbers of single groups, see `GROUP_COLUMNS`.
     """
-    tables = [pd.DataFrame(columns=COLUMNS)]
+    tables, groups = [pd.DataFrame(columns=COLUMNS)], []
     for name in dict.fromkeys(each for cell in cells for each in cell.test_sets):
         parts = {cell.method: on_set(cell, name) for cell in cells if name in cell.test_sets}
         having = [cell for cell in cells if parts.get(cell.method)]
@@ -243,13 +241,16 @@ def compare(cells: Sequence[Cell], reference: str, resamples: int = 1000, seed: 
         measured = {cell.method: BySeed(cell, parts[cell.method], codes) for cell in having}
         points = {method: values(np.ones((1, len(people)))) for method, values in measured.items()}
         drawn = _resampled(measured, resamples, seed)
-        rows = [
-            row | _difference(path, points, drawn, cell.method, reference)
-            for cell in having
-            for path, row in _rows(cell, name, measured[cell.method], points[cell.method], drawn[cell.method])
-        ]
+        rows = []
+        for cell in having:
+            for path, row in _rows(cell, name, measured[cell.method], points[cell.method], drawn[cell.method]):
+                if _of_a_group(path):
+                    groups.append(row | {"attribute": path[0], "group": path[2], "metric": "/".join(path[3:])})
+                else:
+                    rows.append(row | _difference(path, points, drawn, cell.method, reference))
         tables.append(_corrected(pd.DataFrame(rows, columns=COLUMNS)))
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    summary = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return summary, pd.DataFrame(groups, columns=GROUP_COLUMNS)
 
 
 def _resampled(measured: Mapping[str, BySeed], resamples: int, seed: int) -> dict[str, Drawn]:
@@ -342,7 +343,7 @@ def holm(p: Array) -> Array:
 
 
 def extras(cells: Sequence[Cell]) -> pd.DataFrame:
-    """What the runs measured beside predictions: heads, latent blocks, leakage, alignment, cost; mean, sd over runs.
+    """What the runs measured beside predictions: cost, heads, latent blocks, leakage, alignment; mean, sd over runs.
 
     Returns:
         Long table: `cohort`, `method`, `what`, `runs`, `mean`, `sd`.
@@ -352,6 +353,7 @@ def extras(cells: Sequence[Cell]) -> pd.DataFrame:
         found: dict[str, list[float]] = {}
         for run in cell.runs:
             numbers = {"seconds": run.record["seconds"], "peak memory, MB": run.record["peak_memory_mb"]}
+            numbers |= {name.replace("_", " "): value for name, value in run.cost.items()}
             for name, part in {WHOLE: run.metrics, **run.metrics.get("sets", {})}.items():
                 numbers |= {f"{name}/heads/{key}": v for key, v in _numbers(part.get("heads", {})).items()}
             for key in ("latent", "leakage", "alignment"):

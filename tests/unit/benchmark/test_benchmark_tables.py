@@ -6,18 +6,25 @@ import pandas as pd
 import pytest
 from fake_runs import finished, predictions_of, write_suite
 
+from medprism.benchmark.collect import write
+from medprism.benchmark.plan import Plan
 from medprism.benchmark.suite import Suite
-from medprism.benchmark.tables import write
 
 COMMAND = "lightning benchmark --config made.yaml"
 MONITOR = {"checkpoint": {"monitor": "val/mean_cell/accuracy"}}
 
 
-def suite_of(folder: Path, **changes) -> Suite:
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """They take most of the time, and have tests of their own."""
+    monkeypatch.setattr("medprism.benchmark.charts.draw", lambda *args: None)
+
+
+def suite_of(folder: Path, **changes) -> Plan:
     methods = {"erm": {}, "other": {}, "oracle": {}}
     suite = Suite.read(write_suite(folder / "made.yaml", methods, **changes))
     suite.methods["erm"]["label"] = "ERM"
-    return suite
+    return Plan.of(suite, COMMAND)
 
 
 def row_of(text: str, label: str) -> list[str]:
@@ -32,7 +39,7 @@ def with_sets(**metrics):
 
 def test_the_table_of_a_complete_cell(tmp_path):
     made = [finished(tmp_path, "erm", s, predictions_of(s), config=MONITOR) for s in (0, 1)]
-    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 50)
+    text = write(suite_of(tmp_path), made, tmp_path / "out", 50)
     assert text == (tmp_path / "out" / "summary.md").read_text()
     header = text.split("\n\n")[0]
     assert header.startswith(f"Written by `{COMMAND}`. Made up. Mean over seeds ± standard deviation (ddof 1)")
@@ -54,7 +61,7 @@ def test_the_header_names_every_rule_of_selection(tmp_path):
         finished(tmp_path, "erm", 0, predictions_of(0), config=MONITOR),
         finished(tmp_path, "other", 0, predictions_of(1)),
     ]
-    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 5)
+    text = write(suite_of(tmp_path), made, tmp_path / "out", 5)
     assert "chosen by `val/auroc` or `val/mean_cell/accuracy` on" in text
 
 
@@ -66,18 +73,18 @@ def test_incomplete_cells_are_marked(tmp_path):
         finished(tmp_path, "other", 1, predictions_of(2), state="missing"),
         finished(tmp_path, "oracle", 0, predictions_of(3), state="stale", code="old"),
     ]
-    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 9)
+    text = write(suite_of(tmp_path), made, tmp_path / "out", 9)
     assert row_of(text, "ERM")[:2] == ["ERM (1 of 2 runs missing)", "1"]
     assert row_of(text, "other")[:3] == ["other", "0", "2 of 2 runs missing; 1 failed"]
     assert row_of(text, "oracle")[0] == "oracle (code or data have changed since)"
     assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["method"]) == {"erm", "oracle"}
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    widths = {line.count("|") for line in text.split("Cost on")[0].splitlines() if line.startswith("|")}
     assert len(widths) == 1
 
 
 def test_nothing_finished_is_said_and_the_files_can_be_read(tmp_path):
     made = [finished(tmp_path, "erm", 0, predictions_of(0), state="failed")]
-    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND)
+    text = write(suite_of(tmp_path), made, tmp_path / "out")
     assert "### made\n\nNo seed is finished: erm, 1 of 1 runs missing; 1 failed." in text
     for name in ("summary.csv", "extras.csv"):
         assert pd.read_csv(tmp_path / "out" / name).empty
@@ -87,7 +94,7 @@ def test_what_a_method_does_not_define(tmp_path):
     one_class = predictions_of(0)
     one_class.target[:] = 0
     made = [finished(tmp_path, "erm", 0, predictions_of(1)), finished(tmp_path, "other", 0, one_class)]
-    text = write(suite_of(tmp_path, shown=["auroc", "accuracy"]), made, tmp_path / "out", COMMAND, 9)
+    text = write(suite_of(tmp_path, shown=["auroc", "accuracy"]), made, tmp_path / "out", 9)
     assert row_of(text, "other")[2] == "not defined" and row_of(text, "ERM")[2] != "not defined"
 
 
@@ -97,7 +104,7 @@ def test_shares_of_the_ceiling(tmp_path):
         for method, seed, skill in (("erm", 1, 0.3), ("other", 2, 3.0), ("oracle", 3, 1.0))
     ]
     shown = ["accuracy", "worst_cell/accuracy", "auroc"]
-    text = write(suite_of(tmp_path, ceiling="oracle", shown=shown), made, tmp_path / "out", COMMAND, 9)
+    text = write(suite_of(tmp_path, ceiling="oracle", shown=shown), made, tmp_path / "out", 9)
     assert "(.9 of oracle): share of its mean on the same set" in text.split("\n\n")[0]
     mean = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["set", "method", "metric"])["mean"]
     columns = [(each, metric) for each in ("same", "inverted") for metric in shown]
@@ -108,7 +115,7 @@ def test_shares_of_the_ceiling(tmp_path):
             assert cell.endswith(wanted) if metric != "auroc" else "of oracle" not in cell
     assert "(1." in text and "(." in text
     assert not any("of oracle" in cell for cell in row_of(text, "oracle"))
-    assert "of oracle" not in write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 9)
+    assert "of oracle" not in write(suite_of(tmp_path), made, tmp_path / "out", 9)
 
 
 def test_the_second_table_shows_heads_and_dominance(tmp_path):
@@ -122,14 +129,14 @@ def test_the_second_table_shows_heads_and_dominance(tmp_path):
 
     made = [finished(tmp_path, "other", s, predictions_of(s), **with_sets(**measured(0.5 + 0.2 * s))) for s in (0, 1)]
     made.append(finished(tmp_path, "erm", 0, predictions_of(5), **with_sets()))
-    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 9)
-    second = text[text.index("Accuracy of the heads") :]
+    text = write(suite_of(tmp_path), made, tmp_path / "out", 9)
+    second = text[text.index("Accuracy of the heads") : text.index("Cost on")]
     titles = "| method | same: head of sex | inverted: head of sex | diagonal dominance, knn |"
     assert titles in second
     assert row_of(second, "other") == ["other", "0.600 ± 0.141", "0.600 ± 0.141", "0.300 ± 0.071"]
     assert "| ERM" not in second
     plain = [finished(tmp_path / "b", "erm", 0, predictions_of(5), metrics=measured(0.5))]
-    assert "Accuracy of the heads" not in write(suite_of(tmp_path), plain, tmp_path / "out", COMMAND, 9)
+    assert "Accuracy of the heads" not in write(suite_of(tmp_path), plain, tmp_path / "out", 9)
 
 
 def test_the_third_table_shows_images_and_texts_beside_what_needs_no_model(tmp_path):
@@ -147,8 +154,8 @@ def test_the_third_table_shows_images_and_texts_beside_what_needs_no_model(tmp_p
 
     made = [finished(tmp_path, "other", s, predictions_of(s), metrics=measured(0.5 + 0.2 * s)) for s in (0, 1)]
     made.append(finished(tmp_path, "erm", 0, predictions_of(5)))
-    text = write(suite_of(tmp_path), made, tmp_path / "out", COMMAND, 9)
-    third = text[text.index("Images and texts") :]
+    text = write(suite_of(tmp_path), made, tmp_path / "out", 9)
+    third = text[text.index("Images and texts") : text.index("Cost on")]
     assert "| method | zero-shot macro F1 | R@5, text to image | correlation, gaze |" in third
     assert row_of(third, "other") == ["other", "0.600 ± 0.141", "0.600 ± 0.141", "0.300 ± 0.071"]
     assert row_of(third, "without a model") == ["without a model", "0.100", "0.200", "0.300"]
