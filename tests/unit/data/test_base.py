@@ -167,3 +167,12 @@ def test_lightning_takes_it() -> None:
     trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     trainer.fit(Model(), datamodule=Toy(batch_size=16))
     assert trainer.global_step == len(Toy().rows("train")) // 16
+
+
+def test_a_batch_is_moved_without_its_lists() -> None:
+    data = Toy(batch_size=4)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved["id"] is batch["id"] and list(moved) == list(batch)
+    assert moved["connectome"].is_meta and moved["attributes"]["sex"].is_meta
