@@ -8,6 +8,8 @@ backend ends what is under way. The folder of the runs must be one that every ma
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -76,5 +78,8 @@ def backend_of(name: str, request: Request) -> Backend:
 
 def work(job: Job, runs: Path, here: Path, threads: int) -> Outcome:
     """Do a job on another machine, as this one would: paths in a suite are relative to the working directory."""
+    if threading.current_thread() is threading.main_thread():
+        # a shell lets what it starts in the background ignore Ctrl-C, by which engines end their workers
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(here)
     return run(job, runs, threads)
