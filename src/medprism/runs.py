@@ -21,12 +21,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from medprism.cohort import Cohort
+from medprism.files import COST, SELECTION
 
 _PACKAGES = ("medprism", "torch", "lightning", "torchmetrics", "torch-geometric", "open_clip_torch", "nilearn",
              "fairlearn", "scikit-learn", "numpy", "pandas")  # fmt: skip
-
-COST = "cost.json"
-"""What a training cost: `parameters`, `trained_parameters`, and the median `seconds_per_epoch`."""
 
 
 def new_run_folder(method: str, cohort: str) -> Path:
@@ -115,7 +113,7 @@ def record_selection(folder: Path, checkpoint: object) -> None:
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
         chosen = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": float(checkpoint.best_model_score)}
         path = os.path.relpath(checkpoint.best_model_path, folder)
-        _write_json(folder / "selection.json", {**chosen, "checkpoint": path})
+        _write_json(folder / SELECTION, {**chosen, "checkpoint": path})
 
 
 def record_cost(trainer: pl.Trainer, model: pl.LightningModule) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "medprism"
 FLOORS = [
-    {"cohort", "distributed", "plugins", "scaffold"},
+    {"cohort", "distributed", "files", "plugins", "scaffold"},
     {"losses", "dependence", "encoders", "terms"},
     {"method", "data", "evaluation", "explain", "runs", "checkpoint"},
     {"methods", "datamodules", "benchmark", "testing"},

@@ -18,11 +18,9 @@ import yaml
 from medprism.benchmark.fingerprints import code_fingerprint, data_fingerprint
 from medprism.benchmark.process import run_module
 from medprism.benchmark.suite import Job
+from medprism.files import METRICS, PREDICTIONS, SELECTION, write_whole
 
 DONE, FAILED, CONFIG, LOG, LOCK = "done.json", "failed.json", "job.yaml", "log.txt", "lock"
-
-# As the evaluator has them; importing it takes seconds, which nobody who only starts a run need spend.
-PREDICTIONS, METRICS, SELECTION = "predictions.csv", "metrics.json", "selection.json"
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -216,6 +214,5 @@ def last_words(log: str) -> str:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record), encoding="utf-8")
-    part.replace(path)  # a reader sees all of it or nothing
+    text = json.dumps(record)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))

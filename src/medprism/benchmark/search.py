@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medprism.benchmark.runner import SELECTION, Outcome
+from medprism.benchmark.runner import Outcome
+from medprism.files import SELECTION
 
 TABLE = "search.csv"
 

@@ -25,7 +25,7 @@ from medprism.evaluation.decisions import group, known_only
 from medprism.evaluation.predictions import Array, Predictions
 from medprism.evaluation.weighted import Path as Metric
 from medprism.evaluation.weighted import Statistic
-from medprism.runs import COST
+from medprism.files import COST, METRICS, PREDICTIONS
 
 Drawn = dict[int, dict[Metric, Array]]
 """Seed to metric to its values, one a resample."""
@@ -56,7 +56,7 @@ class Run:
     @classmethod
     def read(cls, outcome: Outcome, cohort: Cohort) -> Run:
         """Read the folder of a run."""
-        path, cost = outcome.folder / "predictions.csv", outcome.folder / COST
+        path, cost = outcome.folder / PREDICTIONS, outcome.folder / COST
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         table = table[table["stage"] == "test"]
         sets: dict[str, set[str]] = {}
@@ -68,7 +68,7 @@ class Run:
             outcome.job.seed,
             Predictions.load(path, "test", cohort),
             {name: frozenset(ids) for name, ids in sets.items()},
-            json.loads((outcome.folder / "metrics.json").read_text(encoding="utf-8"))["test"],
+            json.loads((outcome.folder / METRICS).read_text(encoding="utf-8"))["test"],
             json.loads((outcome.folder / DONE).read_text(encoding="utf-8")),
             json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else {},
         )

@@ -17,11 +17,12 @@ import pandas as pd
 from medprism.benchmark.ranks import alike
 from medprism.benchmark.results import COMPLETE, CellNote, Results, RunNote, lower_is_better
 from medprism.benchmark.tables import sections
+from medprism.files import METRICS, PREDICTIONS
 
 PAGE = "report.html"
 
 _SCRIPTS = ("tools.js", "charts.js", "page.js")
-_LINKS = {"config": "config.yaml", "predictions": "predictions.csv", "metrics": "metrics.json", "log": "log.txt"}
+_LINKS = {"config": "config.yaml", "predictions": PREDICTIONS, "metrics": METRICS, "log": "log.txt"}
 _COUNTS = ("n", "n_reference", "samples", "subjects")
 
 

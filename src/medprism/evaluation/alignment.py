@@ -25,9 +25,10 @@ from medprism.distributed import gather_objects
 from medprism.evaluation.grounding import SCORES, SHOWN, CentreBias, Grounded, Kind, centre_scores, ground, grounding
 from medprism.evaluation.heads import Number
 from medprism.evaluation.label_shares import label_shares
-from medprism.evaluation.predictions import Array, Predictions, StepOutput, write_whole
+from medprism.evaluation.predictions import Array, Predictions, StepOutput
 from medprism.evaluation.retrieval import Pairs, reciprocal_rank, retrieval
 from medprism.evaluation.zero_shot import zero_shot
+from medprism.files import write_whole
 
 T = TypeVar("T", Pairs, Grounded)
 

@@ -16,11 +16,12 @@ from medprism.cohort import Cohort
 from medprism.distributed import rank, world_size
 from medprism.evaluation.alignment import Alignment, alignment_table, embedded
 from medprism.evaluation.latent import latent, latent_table
-from medprism.evaluation.predictions import Predictions, StepOutput, write_whole
+from medprism.evaluation.predictions import Predictions, StepOutput
 from medprism.evaluation.report import Metrics, evaluate, flatten, scores, table
 from medprism.evaluation.sets import divide, evaluate_sets, sets_table
+from medprism.files import METRICS, PREDICTIONS, write_whole
 
-PREDICTIONS, METRICS, GROUNDING = "predictions.csv", "metrics.json", "grounding.csv"
+GROUNDING = "grounding.csv"
 
 
 class Evaluator(Callback):

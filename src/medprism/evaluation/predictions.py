@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Required, TypedDict
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medprism.cohort import UNKNOWN, Cohort, Factor
 from medprism.distributed import gather_objects
+from medprism.files import write_whole
 
 Array = NDArray[Any]
 
@@ -277,13 +278,6 @@ class Predictions:
                 if set(_head_columns(factor)) <= set(frame) and (frame[_head_columns(factor)[0]] != "").all()
             },
         )
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a reader sees the old or the new one, never a half: write beside it, then rename."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
 
 
 def _joined(parts: Sequence[Tensor]) -> Array:

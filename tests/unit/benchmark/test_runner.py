@@ -1,4 +1,3 @@
-import inspect
 import json
 import multiprocessing
 import os
@@ -152,14 +151,6 @@ def test_the_fingerprint_of_data_sees_names_sizes_and_times_of_files():
         seen.append(fingerprints.data_fingerprint(["scans"]))
     assert len(set(seen)) == 4
     assert fingerprints.data_fingerprint([]) == ""
-
-
-def test_the_files_of_a_run_are_those_that_a_run_writes():
-    from medprism.evaluation import evaluator
-    from medprism.runs import record_selection
-
-    assert (runner.PREDICTIONS, runner.METRICS) == (evaluator.PREDICTIONS, evaluator.METRICS)
-    assert runner.SELECTION in inspect.getsource(record_selection)
 
 
 def test_a_worker_that_ended_without_a_word_leaves_a_failure_unless_the_run_is_done(tmp_path):
