@@ -41,15 +41,8 @@ def write(plan: Plan, outcomes: Sequence[Outcome], folder: Path, resamples: int 
     maps, left_out = collect_maps(cells, folder)
     summaries, groups = [each for each, _ in tables], [each for _, each in tables]
     Results(
-        name=plan.name,
-        title=plan.title,
-        reference=plan.reference,
-        ceiling=plan.ceiling,
-        shown=plan.shown,
-        labels=plan.labels,
-        command=plan.command,
+        **plan.heading,
         selection=tuple(sorted({o.job.config.get("checkpoint", {}).get("monitor", "val/auroc") for o in chosen})),
-        trials=plan.trials,
         resamples=resamples,
         runs_at=_holder(chosen, folder),
         cohorts=_cohorts(cells),

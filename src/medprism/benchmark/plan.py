@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medprism.benchmark.results import PLAN
+from medprism.benchmark.results import PLAN, Heading
 from medprism.benchmark.suite import PLACE, Job, Suite
-from medprism.evaluation.predictions import write_whole
+from medprism.files import write_whole
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Heading):
     """A suite with everything resolved: the files that it was read from may change.
 
     Attributes:
-        name: name of the suite.
-        title: a sentence for tables.
-        reference: the method that differences are taken to.
-        ceiling: the method, such as an oracle, whose shares are shown; None for none.
-        shown: metrics in the tables, for each test set.
-        labels: method to its name for people.
-        command: that runs the suite.
         data: folder of data sets, or None.
         jobs: all runs, trials of a search among them.
-        trials: of each method, for every seed and fold; 1 without a search.
     """
 
-    name: str
-    title: str
-    reference: str
-    ceiling: str | None
-    shown: tuple[str, ...]
-    labels: Mapping[str, str]
-    command: str
     data: str | None
     jobs: tuple[Job, ...]
-    trials: int = 1
 
     @classmethod
     def of(cls, suite: Suite, command: str) -> Plan:
@@ -51,9 +34,9 @@ class Plan:
             suite.shown,
             {name: str(method.get("label", name)) for name, method in suite.methods.items()},
             command,
+            suite.trials,
             None if suite.folder is None else str(suite.folder),
             tuple(suite.jobs()),
-            suite.trials,
         )
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +124,42 @@ class MapNote:
 
 
 @dataclass(frozen=True)
-class Results:
-    """All that is known of a suite's runs.
+class Heading:
+    """What a suite says of itself, in its plan and in its results.
 
     Attributes:
         name: name of the suite.
         title: a sentence for tables.
         reference: the method that differences are taken to.
-        ceiling: the method whose shares are shown; it takes no part in fronts and ranks. None for none.
+        ceiling: the method, such as an oracle, whose shares are shown; it takes no part in fronts and ranks. None for
+            none.
         shown: metrics in the tables, for each test set.
         labels: method to its name for people.
-        command: that wrote the runs.
+        command: that runs the suite.
+        trials: of each method, for every seed and fold; 1 without a search of settings.
+    """
+
+    name: str
+    title: str
+    reference: str
+    ceiling: str | None
+    shown: tuple[str, ...]
+    labels: Mapping[str, str]
+    command: str
+    trials: int
+
+    @property
+    def heading(self) -> dict[str, Any]:
+        """These alone, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Heading)}
+
+
+@dataclass(frozen=True)
+class Results(Heading):
+    """All that is known of a suite's runs.
+
+    Attributes:
         selection: validation metrics that chose the epochs.
-        trials: of each method in a search of settings; 1 without one.
         resamples: of subjects, for the intervals.
         runs_at: folder of the runs, relative to that of the results where it holds them; None elsewhere.
         cohorts: those with a complete seed.
@@ -149,15 +172,7 @@ class Results:
         environment: versions, machine, code and data of the runs.
     """
 
-    name: str
-    title: str
-    reference: str
-    ceiling: str | None
-    shown: tuple[str, ...]
-    labels: Mapping[str, str]
-    command: str
     selection: tuple[str, ...]
-    trials: int
     resamples: int
     runs_at: str | None
     cohorts: tuple[CohortNote, ...]
