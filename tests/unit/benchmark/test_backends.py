@@ -3,15 +3,14 @@
 What is started costs seconds, so that each engine has one test of what it does with runs, and one of interruptions.
 """
 
-import fcntl
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from fake_worker import fake_fit, fake_work, on_the_workers_path
+from waiting import free, until
 
 from medprism.benchmark import backends
 from medprism.benchmark.backends import BackendError, Request, backend_of
@@ -98,25 +97,6 @@ def test_interrupted_runs_are_ended_and_done_by_the_next_command(tmp_path, engin
     assert [state_of(job, RUNS).state for job in jobs] == ["kept"] * 2 + ["missing"] * 2
     Path("go").touch()
     assert sorted(outcome.state for outcome in run_all(jobs, RUNS, engine())) == ["finished"] * 2 + ["kept"] * 2
-
-
-def until(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited for too long"
-        time.sleep(0.05)
-
-
-def free(folder: Path) -> bool:
-    """Whether no process of the run is left: it would hold the lock."""
-    if not (folder / "lock").exists():
-        return True
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch):

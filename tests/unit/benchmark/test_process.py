@@ -2,11 +2,11 @@ import json
 import os
 import signal
 import threading
-import time
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from medprism.benchmark import process
 
@@ -82,13 +82,6 @@ def test_a_program_that_cannot_be_imported_is_explained_in_the_log():
     Path("needs.py").write_text("import heavy")
     assert run("needs")[0] == 1
     assert Path("log.txt").read_text().endswith("ValueError: half an edit\n")
-
-
-def until(condition, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited for too long"
-        time.sleep(0.02)
 
 
 def alive(pid: str) -> bool:

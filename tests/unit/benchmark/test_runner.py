@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_runs import write_suite
 from fake_worker import fake_fit
+from waiting import free, until
 
 from medprism.benchmark import command, fingerprints, runner
 from medprism.benchmark.backends.local import Local, visible_devices
@@ -207,25 +208,6 @@ def started(jobs) -> list[Path]:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def until(condition, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited for too long"
-        time.sleep(0.02)
-
-
-def free(folder: Path) -> bool:
-    """Whether no process of the run is left: it would hold the lock."""
-    import fcntl
-
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def test_kill_9_and_the_same_command_again_give_the_tables_of_an_uninterrupted_one(tmp_path, monkeypatch):
