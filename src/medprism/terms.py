@@ -1,6 +1,6 @@
 """Named scalars of a training: their means over an epoch, and what to say when one is not finite.
 
-Lightning's own way of logging a mean costs milliseconds a step: it copies the description of every name each time.
+Lightning's own way of logging a mean shows in short steps: it copies the description of every name each time.
 `benchmarks/speed/step.py` measures a whole step.
 """
 

@@ -327,7 +327,7 @@ class CohortDataModule(L.LightningDataModule, ABC):
         return table
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the tensors; lists hold names and texts, and to look for tensors in them takes milliseconds a step."""
+        """Move the tensors; lists hold names and texts, and to look for tensors in them shows in short steps."""
         rest = {name: value for name, value in batch.items() if not isinstance(value, list)}
         return {**batch, **super().transfer_batch_to_device(rest, device, dataloader_idx)}
 
