@@ -26,7 +26,7 @@ class Bare(pl.Callback):
         times: for every pair of turns the seconds a step, `framework` and `bare`, each by wall clock and processor.
     """
 
-    def __init__(self, steps: int = 6) -> None:
+    def __init__(self, steps: int = 5) -> None:
         self.steps = steps
         self.times: list[dict[str, tuple[float, float]]] = []
 

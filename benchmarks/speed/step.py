@@ -63,6 +63,10 @@ def measure(words: list[str], epochs: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done = fit(words, epochs, {"class_path": "beside.Bare", "init_args": {"steps": steps}}, folder)
     (callback,) = (each for each in done.trainer.callbacks if isinstance(each, Bare))
+    if not callback.times:
+        raise ValueError(
+            f"an epoch of {' '.join(words)} has no {steps + 1} steps, so no turn fits in: give fewer --steps"
+        )
     result: dict[str, Any] = {"command": " ".join(["lightning fit", *words]), "pairs": len(callback.times)}
     for index, clock in enumerate(("wall clock", "processor")):
         framework, bare = ([pair[side][index] for pair in callback.times] for side in ("framework", "bare"))
@@ -80,7 +84,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=40, help="epochs of each method")
-    parser.add_argument("--steps", type=int, default=6, help="steps of a turn")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a turn; an epoch has one more at least")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--methods", nargs="+", choices=list(RUNS), default=list(RUNS))
     options = parser.parse_args()
