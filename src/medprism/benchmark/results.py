@@ -17,6 +17,9 @@ SUMMARY, EXTRAS, GROUPS, RECORD, ENVIRONMENT = (
     "report.json",
     "environment.json",
 )
+SEARCH = "search.csv"
+"""Every trial of a search of settings; written only where there is one."""
+
 PLAN = "suite.json"
 """What the folder of the runs remembers of the suite."""
 
@@ -34,7 +37,7 @@ ORDER = ("same", "inverted", "balanced", "native")
 COMPLETE = "complete"
 
 _NAMES = dict.fromkeys(("cohort", "set", "method", "metric", "what", "attribute", "group"), str)
-_NUMBERS = ("mean", "sd", "low", "high", "difference", "difference low", "difference high", "p", "p holm")
+_NUMBERS = (*COLUMNS[7:], "value", "fold")
 
 
 class ReportError(ValueError):

@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medprism.benchmark.results import SEARCH
 from medprism.benchmark.runner import Outcome
 from medprism.files import SELECTION
-
-TABLE = "search.csv"
 
 _ENDED = ("finished", "kept", "stale")
 
@@ -39,7 +38,7 @@ def choose(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def write_table(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Write search.csv: every trial with its settings, its validation value, and whether it was chosen."""
     chosen = {outcome.job.name for outcome in choose(outcomes) if outcome.state in _ENDED}
-    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+    with (folder / SEARCH).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["cohort", "method", "seed", "fold", "state", "validation", "value", "chosen", "settings"])
         for trials in _grouped(outcomes).values():

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medprism.benchmark.ranks import alike
-from medprism.benchmark.results import COMPLETE, CellNote, Results, RunNote, lower_is_better
+from medprism.benchmark.results import COMPLETE, SEARCH, CellNote, Results, RunNote, lower_is_better, read_table
 from medprism.benchmark.tables import sections
 from medprism.files import METRICS, PREDICTIONS
 
@@ -82,6 +82,7 @@ def _data(results: Results, front: pd.DataFrame, ranks: pd.DataFrame, notes: lis
         "labels": dict(results.labels),
         "selection": results.selection,
         "resamples": results.resamples,
+        "trials": results.trials,
         "seeds": sorted({run.seed for cell in results.cells for run in cell.runs}),
         "folds": max((run.fold for cell in results.cells for run in cell.runs if run.fold is not None), default=-1) + 1,
         "machine": {
@@ -101,6 +102,7 @@ def _data(results: Results, front: pd.DataFrame, ranks: pd.DataFrame, notes: lis
         "rankings": _rankings(ranks),
         "rank_notes": notes,
         "tables": _tables(results),
+        "search": _table(read_table(folder / SEARCH)) if results.trials > 1 else None,
         "maps": [vars(each) | {"source": _picture(folder / each.file)} for each in results.maps],
         "maps_left_out": results.maps_left_out,
     }

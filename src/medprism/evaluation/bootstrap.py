@@ -27,10 +27,10 @@ from medprism.evaluation.weighted import (
     subject_codes,
 )
 
-CHUNK = 2**18
+CHUNK = 2**19
 """Elements of one block of resamples: small enough to stay in the processor's cache."""
 
-FEW = 32
+FEW = 64
 """Blocks of fewer resamples are large arrays, which several threads work on at once; of others Python has the most."""
 
 

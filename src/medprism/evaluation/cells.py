@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medprism.cohort import UNKNOWN, Cohort
-from medprism.evaluation.decisions import Decisions, Groups, mean
+from medprism.evaluation.decisions import Decisions, Groups, distinct_rows, mean
 from medprism.evaluation.predictions import Array
 
 
@@ -83,12 +83,12 @@ def find_cells(
     joined = [group for group in groups if group.name in names]
     codes = np.column_stack([target, *(group.codes for group in joined)])
     known = (codes >= 0).all(axis=1)
-    found, which, sizes = np.unique(codes[known], axis=0, return_inverse=True, return_counts=True)
+    found, which, sizes = distinct_rows(codes[known])
     large = sizes >= min_group
     if not joined or not large.any():
         return None
     cell = np.full(len(codes), UNKNOWN, dtype=np.int64)
-    cell[known] = np.where(large, np.cumsum(large) - 1, UNKNOWN)[which.reshape(-1)]
+    cell[known] = np.where(large, np.cumsum(large) - 1, UNKNOWN)[which]
     classes = [cohort.target.classes, *(group.classes for group in joined)]
     labels = [", ".join(of[k] for of, k in zip(classes, row, strict=True)) for row in found[large]]
     return Cells(tuple(group.name for group in joined), tuple(labels), cell, decisions.correct)

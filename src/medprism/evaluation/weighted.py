@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from medprism.evaluation.cells import CellAccuracy, Cells
-from medprism.evaluation.decisions import Bools, Counts, Decisions, Groups, mean, ratio
+from medprism.evaluation.decisions import Bools, Counts, Decisions, Groups, distinct_rows, mean, ratio
 from medprism.evaluation.predictions import Array
 
 Path = tuple[str, ...]
@@ -123,18 +123,25 @@ class CalibrationError:
     """
 
     def __init__(self, confidence: Array, hit: Bools, subjects: Array, count: int) -> None:
+        from scipy.sparse import (
+            csr_array,
+        )  # imported here: only evaluation needs it, and every command would wait for it
+
         known = ~np.isnan(confidence)
         rows = np.broadcast_to(subjects[:, None], confidence.shape)[known]
         # torch's edges, not numpy's: they differ in the last bit, and scores such as 0.2 lie on an edge
         edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64).numpy()
         bins = np.searchsorted(edges, confidence[known], side="right") - 1
         shape = (count, len(edges))
-        self.error = _sums(rows, bins, confidence[known] - hit[known], shape)
+        # sparse: a subject has a sample or a few, each in one bin
+        self.error = csr_array(_sums(rows, bins, confidence[known] - hit[known], shape).T)
         self.known = _sums(rows, np.zeros_like(bins), np.ones(len(bins)), (count, 1))[:, 0]
 
     def __call__(self, counts: Array) -> Array:
         """`(B, S)` counts to `(B,)` values."""
-        return ratio(np.abs(counts @ self.error).sum(axis=1), counts @ self.known)
+        # one resample at a time: the product with a matrix strides over memory, four times as long
+        errors = np.stack([self.error @ resample for resample in counts])
+        return ratio(np.abs(errors).sum(axis=1), counts @ self.known)
 
 
 class Tally:
@@ -162,8 +169,7 @@ class Tally:
             ]
         )
         codes = np.column_stack([np.zeros(len(d)), *(g.codes for g in groups)])
-        cells, cell = np.unique(np.column_stack([codes, outcome]), axis=0, return_inverse=True)
-        cell = cell.reshape(-1)
+        cells, cell, _ = distinct_rows(np.column_stack([codes, outcome]))
         order = np.argsort(cell, kind="stable")
         self.order = subjects[order]
         self.starts = np.searchsorted(cell[order], np.arange(len(cells)))

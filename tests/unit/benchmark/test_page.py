@@ -26,6 +26,12 @@ QUIET = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"
          "disable-component-update", "disable-sync", "window-size=1280,900")  # fmt: skip
 MARKUP = "<img src=x onerror=alert(1)>"
 METHODS = ("erm", "fair", "good", "half")
+SEARCHED = """cohort,method,seed,fold,state,validation,value,chosen,settings
+a,erm,0,,finished,val/auroc,0.25,no,"{""lr"": 0.1}"
+a,erm,0,,finished,val/auroc,0.75,yes,"{""lr"": 0.01}"
+a,erm,1,,failed,,,no,"{""lr"": 0.1}"
+a,erm,1,,finished,val/auroc,0.5,yes,"{""lr"": 0.01}"
+"""
 ODDS = "sex/equalized_odds_difference"
 
 
@@ -61,12 +67,14 @@ def made(folder):
     results = results_of(
         means,
         incomplete=[("a", "half")],
+        trials=2,
         title=f"Made up. {MARKUP}",
         labels={m: f"{m} {MARKUP}" for m in METHODS},
         extras=pd.DataFrame(leakage, columns=base.extras.columns),
         groups=pd.DataFrame(groups, columns=base.groups.columns),
     )
     results.save(folder)
+    (folder / "search.csv").write_text(SEARCHED)
     publish(folder)
     return folder
 
@@ -219,6 +227,16 @@ def test_leakage_groups_ranks_and_runs(opened):
     cell = opened.switch_to.active_element.find_element(By.XPATH, "..")
     assert cell.get_attribute("id") == "runs-a-erm" and cell.get_attribute("open")
     assert "a/erm/seed0_0123456789" in cell.text and "model: erm" in cell.text
+    assert "2 settings of every method" in opened.find_element(By.ID, "top").text
+    tried = lines(opened, "#runs-a-erm > .scroll:nth-of-type(2)")
+    assert [line[1:] for line in tried[:3]] == [
+        ["0", "", "0.250", ""],
+        ["0", "", "0.750", "yes"],
+        ["1", "", "failed", ""],
+    ]
+    assert tried[1][0] == "lr 0.01" and not opened.find_elements(
+        By.CSS_SELECTOR, "#runs-a-fair > .scroll:nth-of-type(2)"
+    )
 
 
 def paper(browser) -> list[int]:

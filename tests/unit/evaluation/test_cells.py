@@ -9,6 +9,7 @@ import pytest
 from medprism.cohort import Cohort
 from medprism.evaluation import Predictions, evaluate, flatten, paired_difference
 from medprism.evaluation.cells import cell_attributes
+from medprism.evaluation.decisions import distinct_rows
 from medprism.evaluation.report import scores
 
 Make = Callable[..., Predictions]
@@ -92,3 +93,12 @@ def test_two_methods_are_compared_on_it(cohort_of: MakeCohort, predictions_of: M
     found = paired_difference(perfect, p, cohort_of(), resamples=50, cells=["sex"])["worst_cell/accuracy"]
     worst = min(accuracy for accuracy, _ in by_hand(p, ["sex"], 2).values())
     assert found["value"] == pytest.approx(1 - worst) and found["low"] is not None and found["low"] > 0
+
+
+@pytest.mark.parametrize("shape", [(200, 3), (50, 1), (0, 2)])
+def test_distinct_rows_are_those_of_numpy(shape: tuple[int, int]) -> None:
+    table = np.random.default_rng(0).integers(-1, 3, shape).astype(np.float64) / 2
+    found = distinct_rows(table)
+    expected = np.unique(table, axis=0, return_inverse=True, return_counts=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, np.asarray(theirs).reshape(ours.shape))

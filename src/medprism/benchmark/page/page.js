@@ -39,6 +39,7 @@ function header() {
     h("dl", { class: "facts" },
       fact("Command", h("code", {}, data.command)),
       fact("Selection", "Epochs are chosen by ", codes(data.selection), " on the validation part; nothing is chosen on a test part."),
+      data.search ? fact("Search", `${data.trials} settings of every method for each seed and fold; the best on the validation part stands for it. All are listed under Runs.`) : [],
       fact("Seeds", `${data.seeds.length} (${data.seeds.join(", ")})${data.folds ? `, ${data.folds} folds each; out-of-fold predictions are pooled` : ""}. Means and standard deviations (SD, ddof 1) are over seeds.`),
       fact("Intervals", `95 % bootstrap intervals over subjects, ${data.resamples} resamples, the same for all methods.`),
       fact("Differences", `Paired, to ${label(data.reference)}; p by the bootstrap, corrected by Holm over the methods for each metric.`),
@@ -256,6 +257,18 @@ function maps(cohort) {
   }));
 }
 
+/** What was tried for a cell, if settings were searched. */
+function tried(cell) {
+  const found = searched.filter((row) => row.cohort === cell.cohort && row.method === cell.method);
+  return found.length ? table(`Settings tried for ${label(cell.method)} on ${cohortTitle(cell.cohort)}`, [
+    { title: "Settings", wrap: true, value: (row) => row.settings, show: (row) => Object.entries(JSON.parse(row.settings)).map(([name, value]) => `${name} ${JSON.stringify(value)}`).join(", ") || "as they are" },
+    { title: "Seed", number: true, value: (row) => row.seed, show: (row) => String(row.seed) },
+    { title: "Fold", number: true, value: (row) => row.fold, show: (row) => String(row.fold ?? "") },
+    { title: `Validation: ${plain(found.find((row) => row.validation)?.validation ?? "")}`, number: true, value: (row) => row.value, show: (row) => (row.value === null ? row.state : fixed(row.value)) },
+    { title: "Chosen", value: (row) => row.chosen, show: (row) => (row.chosen === "yes" ? "yes" : "") },
+  ], found, { sortable: true }) : null;
+}
+
 function runs() {
   const linked = data.cells.some((cell) => cell.runs.some((run) => Object.keys(run.links).length));
   const files = (run) => Object.entries(run.links).flatMap(([what, path], k) => [k ? ", " : null, h("a", { href: encodeURI(path) }, what)]);
@@ -272,6 +285,7 @@ function runs() {
     data.cells.filter((cell) => state.cohort === ALL || cell.cohort === state.cohort).map((cell) => h("details", { class: "cell", id: anchor(cell.cohort, cell.method) },
       h("summary", {}, `${label(cell.method)}, ${cohortTitle(cell.cohort)} `, h("span", { class: cell.complete ? "soft" : "tag" }, `${cell.seeds} ${cell.seeds === 1 ? "seed" : "seeds"}, ${cell.state}`)),
       table(`Runs of ${label(cell.method)} on ${cohortTitle(cell.cohort)}`, columns, cell.runs),
+      tried(cell),
       h("p", {}, "Settings; seed and fold vary:"), h("pre", { tabindex: 0 }, cell.settings))),
   ];
 }

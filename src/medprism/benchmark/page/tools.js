@@ -7,6 +7,7 @@ const summary = records(data.summary);
 const groups = records(data.groups);
 const matrices = records(data.matrices);
 const fronts = records(data.front);
+const searched = data.search ? records(data.search) : [];
 const lower = new Set(data.lower);
 
 const distinct = (values) => [...new Set(values)];
