@@ -40,7 +40,7 @@ docs: install ## build the documentation into site/; nothing is fetched
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html is the first page; its search needs a server: $(BIN)/python -m http.server --directory site"
 
-SPEED := step loading evaluation help
+SPEED := step loading evaluation help summary
 speed: install ## measure speed on a quiet machine; MEDPRISM_DATA adds the loaders of real data
 	for each in $(SPEED); do $(BIN)/python benchmarks/speed/$$each.py || exit 1; done
 

@@ -93,10 +93,12 @@ def _section(text: str, start: str, what: str) -> str:
 
 
 def _chosen(names: str, known: list[str], what: str) -> list[int]:
-    wanted = [name.strip() for name in names.split("|")] if names else known
+    if not names:
+        return list(range(len(known)))
+    wanted = [name.strip() for name in names.split("|")]
     if missing := [name for name in wanted if name not in known]:
         raise QuoteError(f"'{what}': no {missing}; there are {known}")
-    return [known.index(name) for name in wanted]
+    return [index for name in wanted for index, each in enumerate(known) if each == name]
 
 
 def main() -> None:

@@ -57,6 +57,11 @@ def test_cohorts_without_their_files_are_left_out(script, tmp_path):
     assert rooted(["a"], "oasis1", tmp_path) == ["a", "--data.init_args.root", str(tmp_path / "oasis1")]
 
 
+def test_the_tables_are_those_of_the_committed_measurements(script):
+    summary = script("summary")
+    assert (summary.RESULTS / summary.SUMMARY).read_text() == summary.tables(summary.load()) + "\n"
+
+
 def test_every_cohort_and_method_of_the_scripts_has_its_config(script):
     root = SPEED.parents[1]
     commands = [*script("step").RUNS.values(), *(words for words, _ in script("loading").COHORTS.values())]
