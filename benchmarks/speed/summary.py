@@ -60,7 +60,7 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
             markdown(("what", "seconds", "times faster than the reference"), evaluations),
             "### dependence",
             f"One step of the critics at B = {pairs['batch']}, on one thread; `plain` is one critic after another on "
-            f"all pairs of samples, of which {pairs['plain critics timed']} critics are timed and scaled to their number.",
+            f"all pairs, of which {pairs['plain critics timed']} critics are timed and scaled to their number.",
             markdown(("attributes and scheme", "critics", "seconds", "times faster than plain", "memory"), critics),
         ]
     )
