@@ -150,7 +150,7 @@ class Suite:
             grid=search.get("grid", {}),
         )
 
-    @property
+    @cached_property
     def without_data(self) -> list[str]:
         """Cohorts that need a folder of data sets which was not named."""
         return [name for name, cell in self.cohorts.items() if self.folder is None and PLACE in json.dumps(cell)]

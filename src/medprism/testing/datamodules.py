@@ -20,7 +20,7 @@ from medprism.data.base import CohortDataModule
 from medprism.data.splits import PARTS
 from medprism.testing.batches import check_batches, same
 from medprism.testing.contract import refuse_unexplained
-from medprism.testing.report import Check, CheckFailure, Report, described, run_checks
+from medprism.testing.report import Check, CheckFailure, Report, described, require_class, run_checks
 from medprism.testing.trial import quiet
 
 FIRST = 4
@@ -307,10 +307,6 @@ def check_datamodule(
         ValueError: for unknown names of checks, or a skip without a reason.
         ChecksFailed: lists every check that failed, with what was expected, what was found, and the mend.
     """
-    if not isinstance(cls, type) or not issubclass(cls, CohortDataModule):
-        raise TypeError(f"check_datamodule takes a subclass of medprism.data.base.CohortDataModule, and got {cls!r}")
-    if inspect.isabstract(cls):
-        missing = sorted(cls.__abstractmethods__)
-        raise TypeError(f"{cls.__name__} cannot be built: define {' and '.join(missing)}")
+    require_class("check_datamodule", cls, CohortDataModule)
     with isolate_rng():
         return run_checks(cls.__name__, DATAMODULE_CHECKS, DataTrial(cls, init_args), checks, skip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from medprism.testing.contract import (
     check_target_unseen,
 )
 from medprism.testing.ranks import check_two_ranks
-from medprism.testing.report import Check, Report, run_checks
+from medprism.testing.report import Check, Report, require_class, run_checks
 from medprism.testing.training import (
     check_bf16,
     check_checkpoint,
@@ -81,11 +80,7 @@ def check_method(
         ValueError: for unknown names of checks, a skip without a reason, or when no default cohort suits the class.
         ChecksFailed: lists every check that failed, with what was expected, what was found, and the mend.
     """
-    if not isinstance(cls, type) or not issubclass(cls, Method):
-        raise TypeError(f"check_method takes a class that is a subclass of medprism.method.Method, and got {cls!r}")
-    if inspect.isabstract(cls):
-        missing = sorted(cls.__abstractmethods__)
-        raise TypeError(f"{cls.__name__} cannot be built: define {' and '.join(missing)}")
+    require_class("check_method", cls, Method)
     if cohort is not None and not isinstance(cohort, CohortDataModule):
         raise TypeError(f"cohort is a datamodule, such as SimulatedConnectomes(subjects=60), and got {cohort!r}")
     silent = ("medprism.data",) if cohort is None else ()  # what a default cohort reports is known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,24 @@ class Report:
         with console.capture() as captured:
             console.print(self.table())
         return captured.get()
+
+
+def require_class(check: str, cls: object, base: type) -> None:
+    """Refuse what is no class to check.
+
+    Args:
+        check: name of the function that was called.
+        cls: what it was given.
+        base: the class that it should be a subclass of.
+
+    Raises:
+        TypeError: when it is none, or cannot be built.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise TypeError(f"{check} takes a subclass of {base.__module__}.{base.__qualname__}, and got {cls!r}")
+    if inspect.isabstract(cls):
+        missing = sorted(vars(cls)["__abstractmethods__"])
+        raise TypeError(f"{cls.__name__} cannot be built: define {' and '.join(missing)}")
 
 
 def run_checks(
