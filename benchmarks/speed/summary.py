@@ -28,7 +28,7 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
         for name, each in loading["cohorts"].items()
     ]
     helps = [
-        (f"`{name}`" if name.startswith("lightning") else f"`{name}` (reference)", f"{value:.2f} s",
+        (f"`{name}`" if name != help_["reference"] else "reference: torch and lightning imported", f"{value:.2f} s",
          f"{help_['ratio to the reference'][name]:.2f}")
         for name, value in help_["seconds"].items()
     ]  # fmt: skip
