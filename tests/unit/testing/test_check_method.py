@@ -262,7 +262,7 @@ def test_a_class_that_other_processes_cannot_import_is_skipped_visibly(cohort):
 
 
 def test_what_cannot_be_checked_is_refused(cohort):
-    with pytest.raises(TypeError, match=r"is a subclass of medprism\.method\.Method, and got 'Sound'"):
+    with pytest.raises(TypeError, match=r"takes a subclass of medprism\.method\.Method, and got 'Sound'"):
         check_method("Sound")
     with pytest.raises(TypeError, match="Method cannot be built: define losses and represent"):
         check_method(Method)
