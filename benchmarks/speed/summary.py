@@ -59,8 +59,9 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
             f"All performance and fairness metrics with intervals; the reference is {evaluation['reference']}.",
             markdown(("what", "seconds", "times faster than the reference"), evaluations),
             "### dependence",
-            f"One step of the critics at B = {pairs['batch']}, on one thread; `plain` is one critic after another on "
-            f"all pairs, of which {pairs['plain critics timed']} critics are timed and scaled to their number.",
+            "By `python benchmarks/speed/mutual_information.py`, not in the same run. One step of the critics at "
+            f"B = {pairs['batch']}, on one thread; `plain` is one critic after another on all pairs, of which "
+            f"{pairs['plain critics timed']} critics are timed and scaled to their number.",
             markdown(("attributes and scheme", "critics", "seconds", "times faster than plain", "memory"), critics),
         ]
     )

@@ -97,3 +97,9 @@ def test_a_mark_that_names_nothing_says_what_there_is(results, settings, words):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(QuoteError, match=r"there is no summary\.md"):
         filled(mark(""), tmp_path)
+
+
+def test_rows_of_the_same_name_are_all_quoted(results):
+    (results / "summary.md").write_text("| method | seeds |\n|---|---|\n| ERM | 1 |\n| ERM | 2 |\n| other | 3 |\n")
+    assert filled(mark(""), results).count("| ERM | 2 |") == 1
+    assert tables(filled(mark("; rows: ERM"), results))[0][1:] == [["ERM", "1"], ["ERM", "2"]]

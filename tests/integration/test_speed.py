@@ -31,6 +31,12 @@ def test_both_loops_take_the_same_steps(script):
     json.dumps(found)
 
 
+def test_a_turn_that_is_longer_than_an_epoch_is_refused(script):
+    step = script("step")
+    with pytest.raises(ValueError, match="has no 5 steps, so no turn fits in: give fewer --steps"):
+        step.measure([*step.RUNS["ERM"], *TINY], epochs=1, steps=4)
+
+
 def test_the_plain_loop_trains_as_the_framework_does(script, tmp_path):
     """From the same start, on batches that are equal in all epochs, both go the same way."""
     step, beside = script("step"), script("beside")

@@ -37,7 +37,8 @@ ORDER = ("same", "inverted", "balanced", "native")
 COMPLETE = "complete"
 
 _NAMES = dict.fromkeys(("cohort", "set", "method", "metric", "what", "attribute", "group"), str)
-_NUMBERS = (*COLUMNS[7:], "value", "fold")
+_NUMBERS = ("mean", "sd", "low", "high", "difference", "difference low", "difference high", "p", "p holm",
+            "value", "fold")  # fmt: skip
 
 
 class ReportError(ValueError):
