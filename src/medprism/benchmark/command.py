@@ -91,7 +91,7 @@ def benchmark(words: Sequence[str]) -> int:
     from medprism.benchmark.collect import write
     from medprism.benchmark.plan import Plan
 
-    data = " --data DATA" if PLACE in options.config.read_text(encoding="utf-8") else ""
+    data = " --data DATA" if options.data and PLACE in options.config.read_text(encoding="utf-8") else ""
     plan = Plan.of(suite, f"lightning benchmark --config {options.config.as_posix()}{data}")
     plan.save(runs)
     try:
