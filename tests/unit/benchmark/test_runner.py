@@ -301,3 +301,14 @@ def test_the_command_lists_and_chooses_runs_and_says_what_is_wrong(tmp_path, cap
     with pytest.raises(SystemExit):
         benchmark(tmp_path)
     assert "no run is asked for: cohorts may need --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("root", "asked"), [("{data}", " --data DATA"), ("scans", "")])
+def test_the_header_of_the_tables_names_the_folder_of_data_where_the_suite_reads_from_it(tmp_path, root, asked):
+    """The command that a reader repeats: without `--data` this suite would plan no run."""
+    Path("scans").mkdir()
+    data = {"class_path": "Made", "init_args": {"root": root}}
+    write_suite(tmp_path / "made.yaml", cohorts={"made": {"data": data}})
+    assert benchmark(tmp_path, "--data", "scans", "--tables-only") == 0
+    header = Path("results", "summary.md").read_text(encoding="utf-8")
+    assert f"`lightning benchmark --config {(tmp_path / 'made.yaml').as_posix()}{asked}`" in header
