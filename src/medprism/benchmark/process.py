@@ -55,21 +55,40 @@ def run_module(
     """
     log.write_bytes(b"")
     memory = multiprocessing.RawValue("l", 0)
-    process = _start((list(words), log.absolute(), _Open(lock), memory, device), settings, code)
+    process: BaseProcess | None = None
     stopped = False
     try:
+        with _interrupted_later():
+            process = _start((list(words), log.absolute(), _Open(lock), memory, device), settings, code)
         while (status := _status(process)) is None:
             if stop.wait(0.1):
                 stopped = True
                 _kill(process)
     except BaseException:  # Ray and submitit interrupt a worker so
-        _kill(process)
+        if process is not None:
+            _kill(process)
         raise
     if status == _LOST:
         _kill(process)
     with _lock:
         process.close()
     return None if stopped else (status, memory.value)
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Put Ctrl-C off until the block has ended: a process that has begun and has no name yet would be left alone."""
+    if threading.current_thread() is not threading.main_thread():  # which gets all signals
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _start(args: tuple[Any, ...], settings: Mapping[str, str], code: str) -> BaseProcess:

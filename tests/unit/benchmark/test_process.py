@@ -106,3 +106,21 @@ def test_nothing_is_left_of_a_run_that_is_stopped_or_whose_server_is_gone(lost):
     thread.join(20)
     assert ended == [(255, 0) if lost else None]
     until(lambda: not any(map(alive, log.read_text().split())))
+
+
+def test_a_worker_that_is_interrupted_while_it_starts_a_process_ends_it(monkeypatch):
+    Path("sleeps.py").write_text("import time\ntime.sleep(60)")
+    begun, start = [], process._start
+
+    def interrupted(*args):
+        found = start(*args)
+        begun.append(str(found.pid))
+        signal.raise_signal(signal.SIGINT)  # before anybody knows the process
+        return found
+
+    monkeypatch.setattr(process, "_start", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run("sleeps")
+    until(lambda: not alive(begun[0]))
+    assert signal.getsignal(signal.SIGINT) is before
