@@ -93,7 +93,7 @@ def alive(pid: str) -> bool:
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_nothing_is_left_of_a_run_that_is_stopped_or_whose_server_is_gone(lost):
-    Path("sleeps.py").write_text("import os, time\nos.fork()\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    Path("sleeps.py").write_text("import os, time\nos.fork()\nprint(os.getpid(), flush=True)\ntime.sleep(600)")
     stop, ended = threading.Event(), []
     thread = threading.Thread(target=lambda: ended.append(run("sleeps", stop=stop)))
     thread.start()
@@ -109,7 +109,7 @@ def test_nothing_is_left_of_a_run_that_is_stopped_or_whose_server_is_gone(lost):
 
 
 def test_a_worker_that_is_interrupted_while_it_starts_a_process_ends_it(monkeypatch):
-    Path("sleeps.py").write_text("import time\ntime.sleep(60)")
+    Path("sleeps.py").write_text("import time\ntime.sleep(600)")  # longer than anybody waits: it does not end by itself
     begun, start = [], process._start
 
     def interrupted(*args):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 
-def until(condition, seconds: float = 150.0) -> None:
+def until(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited for too long"
