@@ -37,8 +37,7 @@ ORDER = ("same", "inverted", "balanced", "native")
 COMPLETE = "complete"
 
 _NAMES = dict.fromkeys(("cohort", "set", "method", "metric", "what", "attribute", "group"), str)
-_NUMBERS = ("mean", "sd", "low", "high", "difference", "difference low", "difference high", "p", "p holm",
-            "value", "fold")  # fmt: skip
+_NUMBERS = (*COLUMNS[COLUMNS.index("mean") :], "value", "fold")
 
 
 class ReportError(ValueError):
